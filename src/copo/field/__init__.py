@@ -1,0 +1,1 @@
+"""The volume: rays, samples, tri-plane features, compositing, blending, shapes."""

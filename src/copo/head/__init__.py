@@ -1,0 +1,1 @@
+"""The parametric head: coefficients to mesh, colour and landmarks, and the renderer that looks at it."""

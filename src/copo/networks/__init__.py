@@ -1,0 +1,1 @@
+"""Bare network definitions: no files, devices, command lines or losses."""
