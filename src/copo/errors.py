@@ -24,5 +24,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> CopoError:
     names = list(known)
     by_lower = {n.lower(): n for n in names}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    hint = f"did you mean {by_lower[near[0]]!r}?" if near else f"known: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+    known_text = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    hint = f"did you mean {by_lower[near[0]]!r}?" if near else f"known: {known_text}"
     return CopoError(f"unknown {kind} {name!r}: {hint}")

@@ -9,9 +9,9 @@ Coefficients are kept in the head model's own units. The networks see them divid
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -147,13 +147,13 @@ class FactorSpec:
         for key in data:
             if key not in known:
                 raise unknown_name("factor specification key", key, known)
-        values = dict(data)
+        values: dict[str, Any] = dict(data)
         try:
-            values["expression_names"] = tuple(values["expression_names"])  # type: ignore[arg-type]
+            values["expression_names"] = tuple(values["expression_names"])
             if "expression_range" in values:
-                low, high = values["expression_range"]  # type: ignore[misc]
+                low, high = values["expression_range"]
                 values["expression_range"] = (float(low), float(high))
-            return cls(**values)  # type: ignore[arg-type]
+            return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise CopoError(f"factor specification is incomplete or malformed: {error}; rewrite the file") from error
 
@@ -228,8 +228,11 @@ class Factors:
             index = slice(index, index + 1 or None)
         return self._map(lambda value: value[index])
 
-    def _map(self, function) -> Self:  # type: ignore[no-untyped-def]
-        return replace(self, **{name: function(getattr(self, name)) for name in FACTOR_NAMES})
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return self._with({name: function(getattr(self, name)) for name in FACTOR_NAMES})
+
+    def _with(self, values: Mapping[str, Any]) -> Self:
+        return replace(self, **values)
 
     @property
     def identity(self) -> Tensor:
@@ -267,9 +270,7 @@ class Factors:
             if seed < 0:
                 raise CopoError(f"seed {seed} is negative: give 0 or more")
         out = cls.neutral(spec, len(seeds), illumination)
-        return replace(
-            out, **{name: seeded_normal(name, seeds, spec.sizes[name]) for name in ("shape", "albedo", "noise")}
-        )
+        return out._with({name: seeded_normal(name, seeds, spec.sizes[name]) for name in ("shape", "albedo", "noise")})
 
     def to(self, device: torch.device | str) -> Self:
         """The same factors on another device."""
@@ -307,7 +308,7 @@ class Factors:
                 raise unknown_name("factor", name, [*FACTOR_NAMES, "identity"])
             value = value.reshape(1, -1) if value.ndim == 1 else value
             changes[name] = value.expand(len(self), -1) if value.shape[0] == 1 else value
-        return replace(self, **changes)
+        return self._with(changes)
 
     def with_expression(self, **values: float) -> Self:
         """The same portraits with a named expression, e.g. `with_expression(jawOpen=0.6, smile=0.8)`."""
@@ -325,7 +326,7 @@ class Factors:
         for part in parts[1:]:
             if part.spec != parts[0].spec:
                 raise CopoError(f"factors of heads {parts[0].spec.head!r} and {part.spec.head!r} cannot be joined")
-        return replace(parts[0], **{n: torch.cat([getattr(p, n) for p in parts]) for n in FACTOR_NAMES})
+        return parts[0]._with({n: torch.cat([getattr(p, n) for p in parts]) for n in FACTOR_NAMES})
 
 
 def seeded_normal(stream: str, seeds: list[int], size: int) -> Tensor:
@@ -363,7 +364,7 @@ def interpolate(
             return slerp(a, b, weight)
         return a + weight * (b - a)
 
-    return replace(start, **{name: blend(name) for name in FACTOR_NAMES})
+    return start._with({name: blend(name) for name in FACTOR_NAMES})
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
