@@ -1,0 +1,43 @@
+# make portrait   set up, then run the main job        make lint    ruff, mypy, import-linter
+# make test       set up, then pass the tests          make bench   measure speed
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.copo-setup
+OUT ?= out
+
+.PHONY: portrait test lint bench setup package clean
+
+setup: $(SETUP)
+
+$(SETUP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "copo needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+portrait: setup
+	$(BIN)/copo head --seed 3 --expression jawOpen=0.25,smile=0.8 --yaw 20 --light 45,30 --size 768 --out $(OUT)/head.png
+	$(BIN)/copo head --sheet identities --out $(OUT)/identities.png
+	$(BIN)/copo head --seed 3 --out $(OUT)/head.glb
+	@echo "look at $(OUT)/head.png, $(OUT)/identities.png and (in any 3D viewer) $(OUT)/head.glb"
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/copo bench head
+	$(BIN)/copo bench render
+
+package: setup
+	$(BIN)/python -m build
+
+clean:
+	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis

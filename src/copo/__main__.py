@@ -1,0 +1,5 @@
+"""`python -m copo` is the `copo` program."""
+
+from copo.cli.main import main
+
+main()

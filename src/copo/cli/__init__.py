@@ -1,0 +1,1 @@
+"""What a person runs. One module for each command; `main` finds it, parses its options and reports errors."""
