@@ -1,0 +1,107 @@
+"""Normals of a mesh and the method's spherical-harmonic shading.
+
+The method lights a Lambertian surface by nine spherical-harmonic coefficients for each colour:
+
+    shading(n) = sum_i (gamma_i + 0.8 [i = 0]) a_l(i) Y_i(n),    colour = albedo * shading
+
+with the band factors `BAND_FACTORS` and the basis of `sh_basis` (Deng et al., "Accurate 3D face reconstruction with
+weakly-supervised learning", 2019; the published program keeps the constants). `copo.head.lighting` converts physical
+light to these coefficients.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from copo.errors import CopoError
+
+BAND_FACTORS: tuple[float, float, float] = (math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8))
+"""a_l of the method for the bands 0, 1, 2."""
+
+BASE_LIGHT = 0.8
+"""Added to the first coefficient of each colour, so that a gamma of 0 is a uniform white light (the method)."""
+
+BAND_OF: tuple[int, ...] = (0, 1, 1, 1, 2, 2, 2, 2, 2)
+"""Band of each of the nine coefficients."""
+
+
+def sh_basis(normals: Tensor) -> Tensor:
+    """The nine real spherical harmonics of order 0 to 2, in the method's order and signs.
+
+    1, -y, z, -x, xy, -yz, (3 z^2 - 1) / (2 sqrt 3), -xz, (x^2 - y^2) / 2, times (1, sqrt 3, sqrt 15) / sqrt(4 pi) for
+    the bands 0, 1, 2: orthonormal on the sphere.
+
+    Args:
+        normals: (..., 3) unit vectors.
+
+    Returns:
+        (..., 9).
+    """
+    x, y, z = normals.unbind(-1)
+    c0, c1, c2 = (math.sqrt(k / (4 * math.pi)) for k in (1, 3, 15))
+    terms = [
+        torch.full_like(x, c0),
+        -c1 * y,
+        c1 * z,
+        -c1 * x,
+        c2 * x * y,
+        -c2 * y * z,
+        c2 / (2 * math.sqrt(3)) * (3 * z * z - 1),
+        -c2 * x * z,
+        c2 / 2 * (x * x - y * y),
+    ]
+    return torch.stack(terms, dim=-1)
+
+
+def sh_shading(normals: Tensor, illumination: Tensor) -> Tensor:
+    """The light that a white surface sends out, by the method's formula.
+
+    Args:
+        normals: (B, N, 3) unit vectors in the frame of the light.
+        illumination: (B, 27) or (1, 27) gamma: nine coefficients of red, of green, of blue.
+
+    Returns:
+        (B, N, 3) RGB factor on the albedo. About 1 under an average light; negative where the coefficients describe no
+        physical light.
+
+    Raises:
+        CopoError: The illumination is not (B, 27).
+    """
+    if illumination.ndim != 2 or illumination.shape[1] != 27:
+        raise CopoError(f"illumination has shape {tuple(illumination.shape)}: expected (B, 27), 9 for each colour")
+    gamma = illumination.unflatten(1, (3, 9))
+    light = torch.cat([gamma[..., :1] + BASE_LIGHT, gamma[..., 1:]], dim=-1)
+    factors = light.new_tensor([BAND_FACTORS[band] for band in BAND_OF])
+    return sh_basis(normals) @ (light * factors).mT
+
+
+def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """(B, V, 3), (F, 3) -> (B, F, 3): outward normals whose length is twice the triangle's area."""
+    a, b, c = vertices.index_select(1, faces.flatten()).unflatten(1, (-1, 3)).unbind(2)
+    return torch.linalg.cross(b - a, c - a)
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor, weighting: Literal["area", "uniform"] = "area") -> Tensor:
+    """Unit normals of a mesh's vertices.
+
+    Args:
+        vertices: (B, V, 3).
+        faces: (F, 3) int64, counter-clockwise seen from outside.
+        weighting: What a triangle counts at its corners: its "area" (smoother on uneven meshes), or the same for all
+            ("uniform", the method's face model).
+
+    Returns:
+        (B, V, 3) unit vectors; 0 at a vertex without a triangle. Differentiable.
+    """
+    normals = face_normals(vertices, faces)
+    if weighting == "uniform":
+        normals = F.normalize(normals, dim=-1, eps=1e-20)
+    total = torch.zeros_like(vertices)
+    for corner in faces.unbind(1):
+        total = total.index_add(1, corner, normals)
+    return F.normalize(total, dim=-1, eps=1e-20)
