@@ -12,8 +12,6 @@ light to these coefficients.
 from __future__ import annotations
 
 import math
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,21 +84,19 @@ def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     return torch.linalg.cross(b - a, c - a)
 
 
-def vertex_normals(vertices: Tensor, faces: Tensor, weighting: Literal["area", "uniform"] = "area") -> Tensor:
-    """Unit normals of a mesh's vertices.
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Unit normals of a mesh's vertices: the mean of their triangles' normals, weighted by area.
+
+    (The Basel face model weights its triangles alike: see `copo.head.bfm`.)
 
     Args:
         vertices: (B, V, 3).
         faces: (F, 3) int64, counter-clockwise seen from outside.
-        weighting: What a triangle counts at its corners: its "area" (smoother on uneven meshes), or the same for all
-            ("uniform", the method's face model).
 
     Returns:
         (B, V, 3) unit vectors; 0 at a vertex without a triangle. Differentiable.
     """
     normals = face_normals(vertices, faces)
-    if weighting == "uniform":
-        normals = F.normalize(normals, dim=-1, eps=1e-20)
     total = torch.zeros_like(vertices)
     for corner in faces.unbind(1):
         total = total.index_add(1, corner, normals)
