@@ -1,0 +1,370 @@
+"""Layers of StyleGAN2-type networks (Karras et al. 2020, appendix B), written for any device and precision.
+
+Weights are stored with unit variance and multiplied at run time by a gain ("equalised learning rate"). Activations run
+in the type of the picture that comes in (float32, bfloat16 or float16); latents, styles and demodulation always in
+float32. Pictures are kept in channels-last memory. Nothing here depends on the values of tensors, so that everything
+can be compiled and captured in CUDA graphs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from copo.config import Resampling
+from copo.errors import CopoError
+
+NoiseMode = Literal["const", "random", "none"]
+
+LRELU_SLOPE = 0.2
+LRELU_GAIN = math.sqrt(2.0)
+HALF_CLAMP = 256.0
+"""Activations of float16 pictures are clamped to +- this (StyleGAN2-ADA's choice); other types are not clamped."""
+
+_DEMODULATION_EPSILON = 1e-8
+
+
+def lrelu(x: Tensor, gain: float = LRELU_GAIN) -> Tensor:
+    """Leaky rectifier of slope 0.2 times `gain`; float16 is clamped against overflow."""
+    x = F.leaky_relu(x, LRELU_SLOPE) * gain
+    return x.clamp(-HALF_CLAMP, HALF_CLAMP) if x.dtype == torch.float16 else x
+
+
+def normalise_second_moment(x: Tensor) -> Tensor:
+    """(..., C) divided by the root of the mean square over C (+ 1e-8)."""
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-8)
+
+
+class Linear(nn.Module):
+    """Fully connected layer with a run-time gain: y = x (W m / sqrt(fan_in))^T + b m, in float32.
+
+    Args:
+        inputs: Length of the last dimension of the input.
+        outputs: Length of the last dimension of the output.
+        lr_multiplier: m; the weight is stored divided by it.
+        bias_init: Initial effective bias.
+        activate: Follow with a leaky rectifier.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, lr_multiplier: float = 1.0, bias_init: float = 0.0, activate: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((outputs,), bias_init / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(inputs)
+        self.bias_gain = lr_multiplier
+        self.activate = activate
+
+    def effective(self) -> tuple[Tensor, Tensor]:
+        """Weight (outputs, inputs) and bias (outputs,) in float32, gains folded in."""
+        return self.weight.float() * self.weight_gain, self.bias.float() * self.bias_gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs) float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.linear(x.float() * self.weight_gain, self.weight.float(), self.bias.float() * self.bias_gain)
+        return lrelu(y) if self.activate else y
+
+
+# --- resampling ------------------------------------------------------------------------------------------------------
+
+
+def fir_kernel(gain: float = 1.0, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """(4, 4): the outer product of [1, 3, 3, 1], summing to `gain`.
+
+    Made on the device by arithmetic: a copy from the host could not be captured in a CUDA graph.
+    """
+    index = torch.arange(4, device=device, dtype=dtype)
+    taps = index * (3 - index) + 1
+    return torch.outer(taps, taps) * (gain / 64.0)
+
+
+def _filter(x: Tensor, pad: Sequence[int], gain: float = 1.0, stride: int = 1) -> Tensor:
+    """Zero-pad (left, right, top, bottom), filter every channel with the FIR kernel, keep every `stride`-th."""
+    channels = x.shape[1]
+    kernel = fir_kernel(gain, x.device, x.dtype).expand(channels, 1, 4, 4)
+    return F.conv2d(F.pad(x, list(pad)), kernel, stride=stride, groups=channels)
+
+
+def _fold_upsampling(weight: Tensor) -> Tensor:
+    """Fold "insert zeros, convolve with the flipped kernel, FIR" of factor 2 into kernels, along the last dimension.
+
+    Args:
+        weight: (..., 3).
+
+    Returns:
+        (..., 3, 2): for each of the two output phases, the correlation kernel over input samples i - 1, i, i + 1.
+    """
+    full = F.pad(weight, (0, 3)) + F.pad(weight, (3, 0)) + 3 * (F.pad(weight, (1, 2)) + F.pad(weight, (2, 1)))
+    # Output 2 i + phase meets input i + offset at sample phase + 2 (1 - offset) of the combined kernel of 6 samples.
+    return (full / 4).unflatten(-1, (3, 2)).flip(-2)
+
+
+def upsample_conv_staged(x: Tensor, weight: Tensor, up: int) -> Tensor:
+    """Insert zeros, convolve with the flipped kernel, apply the FIR filter: the published order of operations.
+
+    Args:
+        x: (B, I, H, W).
+        weight: (O, I, 3, 3) or (O, I, 1, 1).
+        up: Factor, at least 2.
+
+    Returns:
+        (B, O, up * H, up * W).
+    """
+    kernel = weight.shape[-1]
+    y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=up)
+    before = (4 + up - 1) // 2 - (kernel - 1) // 2
+    total = up - kernel + 3  # so that the filtered picture is up times the input
+    return _filter(y, (before, total - before, before, total - before), gain=up * up)
+
+
+def upsample_conv_folded(x: Tensor, weight: Tensor) -> Tensor:
+    """`upsample_conv_staged` for kernel 3 and factor 2 as one 3 x 3 convolution and a pixel shuffle.
+
+    The zero insertion and the filter are folded into the weights: each of the four output phases is a 3 x 3
+    convolution of the input.
+
+    Args:
+        x: (B, I, H, W).
+        weight: (O, I, 3, 3).
+
+    Returns:
+        (B, O, 2 H, 2 W).
+    """
+    outputs, inputs = weight.shape[:2]
+    columns = _fold_upsampling(weight)  # (O, I, 3 rows, 3, 2)
+    folded = _fold_upsampling(columns.permute(0, 1, 3, 4, 2))  # (O, I, 3 columns, 2, 3 rows, 2)
+    folded = folded.permute(0, 5, 3, 1, 4, 2)
+    folded = folded.reshape(outputs * 4, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
+    return F.pixel_shuffle(F.conv2d(x, folded, padding=1), 2)
+
+
+def downsample_conv_fir(x: Tensor, weight: Tensor) -> Tensor:
+    """FIR filter, then a convolution of stride 2. (B, I, H, W), (O, I, k, k) with k = 1 or 3 -> (B, O, H/2, W/2)."""
+    kernel = weight.shape[-1]
+    pad = kernel // 2 + 1
+    if kernel == 1:
+        return F.conv2d(_filter(x, (pad, pad, pad, pad), stride=2), weight)
+    return F.conv2d(_filter(x, (pad, pad, pad, pad)), weight, stride=2)
+
+
+def downsample_conv_box(x: Tensor, weight: Tensor) -> Tensor:
+    """A 2 x 2 box filter, then a convolution of stride 2, as one convolution. Shapes as `downsample_conv_fir`."""
+    if weight.shape[-1] == 1:
+        return F.conv2d(F.avg_pool2d(x, 2), weight)
+    folded = F.pad(weight, (0, 1, 0, 1)) + F.pad(weight, (1, 0, 0, 1))
+    folded = (folded + F.pad(folded, (0, 0, 1, -1))) * 0.25
+    return F.conv2d(x, folded.contiguous(memory_format=torch.channels_last), stride=2, padding=1)
+
+
+def upsample_picture(x: Tensor, resampling: Resampling) -> Tensor:
+    """Double the side of a picture (B, C, H, W) -> (B, C, 2H, 2W).
+
+    Both are bilinear; beyond the border "fir" sees zeros (the published filter), "folded" the nearest pixel.
+    """
+    if resampling == "folded":
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    x = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False)
+    return x[:, :, 2:-2, 2:-2]
+
+
+def convolve(x: Tensor, weight: Tensor, up: int = 1, down: int = 1, resampling: Resampling = "fir") -> Tensor:
+    """Convolution with "same" padding and built-in resampling.
+
+    Upsampling computes the same function in both modes. On a CPU it always runs staged, which needs a quarter of the
+    arithmetic; elsewhere "folded" runs it as one convolution, which needs fewer launches and is cheap to differentiate
+    twice.
+
+    Args:
+        x: (B, I, H, W).
+        weight: (O, I, k, k), k = 1 or 3, any floating type; used in the type of `x`.
+        up: Upsampling factor.
+        down: Downsampling factor, 1 or 2; not together with `up`.
+        resampling: See `GeneratorConfig.resampling`.
+
+    Returns:
+        (B, O, H * up / down, W * up / down).
+    """
+    weight = weight.to(x.dtype)
+    if up > 1:
+        if weight.shape[-1] == 1 and up == 2:
+            return upsample_picture(F.conv2d(x, weight), resampling)
+        if resampling == "folded" and up == 2 and x.device.type != "cpu":
+            return upsample_conv_folded(x, weight)
+        return upsample_conv_staged(x, weight, up)
+    if down == 2:
+        return downsample_conv_box(x, weight) if resampling == "folded" else downsample_conv_fir(x, weight)
+    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+# --- convolution layers ----------------------------------------------------------------------------------------------
+
+
+class Conv(nn.Module):
+    """Convolution with a run-time gain 1 / sqrt(fan_in), resampling, bias and leaky rectifier.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        kernel: 1 or 3.
+        up: Upsampling factor.
+        down: Downsampling factor, 1 or 2.
+        resampling: See `GeneratorConfig.resampling`.
+        bias: Whether there is a bias.
+        activate: Whether a leaky rectifier (gain sqrt 2) follows.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        up: int = 1,
+        down: int = 1,
+        resampling: Resampling = "fir",
+        bias: bool = True,
+        activate: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.weight_gain = 1.0 / math.sqrt(inputs * kernel * kernel)
+        self.up, self.down, self.resampling, self.activate = up, down, resampling, activate
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H * up / down, W * up / down) in the type of `x`, times `gain`."""
+        x = convolve(x, self.weight * self.weight_gain, self.up, self.down, self.resampling)
+        if self.bias is not None:
+            x = x + self.bias.to(x.dtype)[:, None, None]
+        if self.activate:
+            return lrelu(x, LRELU_GAIN * gain)
+        return x * gain if gain != 1.0 else x
+
+
+class ModulatedConv(nn.Module):
+    """Modulated and demodulated 3 x 3 convolution, noise, bias, leaky rectifier (the published formula).
+
+    The published weights w' = s w / sqrt(sum (s w)^2 + 1e-8) are applied as demodulation * conv(s * x, w), which needs
+    no weights per sample. The styles are first brought to a mean square of 1 / fan_in, so that half precision cannot
+    overflow; the demodulation takes that out again exactly.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        w_dim: Length of w.
+        resolution: Side of the output picture.
+        up: Upsampling factor.
+        resampling: See `GeneratorConfig.resampling`.
+        noise_input: Whether a learned multiple of a noise picture is added.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        resolution: int,
+        up: int = 1,
+        resampling: Resampling = "fir",
+        noise_input: bool = True,
+    ) -> None:
+        super().__init__()
+        self.affine = Linear(w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.noise_strength = nn.Parameter(torch.zeros(())) if noise_input else None
+        self.noise_const: Tensor | None
+        self.register_buffer("noise_const", torch.randn(resolution, resolution) if noise_input else None)
+        self.resolution, self.up, self.resampling = resolution, up, resampling
+
+    def styles(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """w (B, w_dim) -> scale of the input channels (B, inputs) and of the output channels (B, outputs), float32."""
+        style = self.affine(w)
+        with torch.autocast(w.device.type, enabled=False):
+            fan_in = self.weight[0].numel()
+            scale = torch.rsqrt(style.square().mean(dim=1, keepdim=True) + _DEMODULATION_EPSILON) / math.sqrt(fan_in)
+            energy = self.weight.float().square().sum(dim=(2, 3))
+            style = style * scale
+            demodulation = torch.rsqrt(style.square() @ energy.T + _DEMODULATION_EPSILON * scale.square())
+        return style, demodulation
+
+    def forward(self, x: Tensor, w: Tensor, noise: NoiseMode = "const", gain: float = 1.0) -> Tensor:
+        """(B, inputs, H, W), (B, w_dim) -> (B, outputs, H * up, W * up) in the type of `x`, times `gain`."""
+        style, demodulation = self.styles(w)
+        x = x * style.to(x.dtype)[:, :, None, None]
+        x = convolve(x, self.weight, self.up, 1, self.resampling)
+        bias = self.bias.to(x.dtype)[:, None, None]
+        if self.noise_strength is not None and self.noise_const is not None and noise != "none":
+            picture = self.noise_const
+            if noise == "random":
+                picture = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=torch.float32)
+            bias = bias + (picture.float() * self.noise_strength.float()).to(x.dtype)
+        return lrelu(x * demodulation.to(x.dtype)[:, :, None, None] + bias, LRELU_GAIN * gain)
+
+
+class ToPicture(nn.Module):
+    """Modulated 1 x 1 convolution without demodulation or activation ("to-RGB").
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        w_dim: Length of w.
+    """
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int) -> None:
+        super().__init__()
+        self.affine = Linear(w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.weight_gain = 1.0 / math.sqrt(inputs)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """(B, inputs, H, W), (B, w_dim) -> (B, outputs, H, W) in the type of `x`."""
+        style = self.affine(w) * self.weight_gain
+        x = F.conv2d(x * style.to(x.dtype)[:, :, None, None], self.weight.to(x.dtype))
+        return x + self.bias.to(x.dtype)[:, None, None]
+
+
+class Mapping(nn.Module):
+    """Mapping network: latent and camera to w, each normalised by second moment first (paper; StyleGAN2).
+
+    Args:
+        latent: Length of z; 0 for a network of the camera alone.
+        pose: Length of the pose; 0 for a network of the latent alone.
+        width: Length of w and of every hidden layer.
+        layers: Number of fully connected layers.
+        lr_multiplier: Learning-rate multiplier.
+    """
+
+    def __init__(self, latent: int, pose: int, width: int, layers: int, lr_multiplier: float = 0.01) -> None:
+        super().__init__()
+        self.embed = Linear(pose, width) if pose else None
+        sizes = [latent + (width if pose else 0)] + [width] * layers
+        self.layers = nn.ModuleList(Linear(a, b, lr_multiplier, activate=True) for a, b in itertools.pairwise(sizes))
+        self.latent, self.pose = latent, pose
+
+    def forward(self, z: Tensor | None, pose: Tensor | None) -> Tensor:
+        """z (B, latent) and pose (B, pose) -> w (B, width) float32. A part of length 0 is passed as None.
+
+        Raises:
+            CopoError: A part is missing or has another length.
+        """
+        parts = []
+        for title, value, size in (("latent", z, self.latent), ("pose", pose, self.pose)):
+            if (0 if value is None else value.shape[-1]) != size:
+                given = "none" if value is None else tuple(value.shape)
+                raise CopoError(f"mapping: {title} has shape {given}, expected (batch, {size})")
+            if value is not None:
+                embedded = self.embed(value) if title == "pose" and self.embed is not None else value.float()
+                parts.append(normalise_second_moment(embedded))
+        x = torch.cat(parts, dim=1)
+        for layer in self.layers:
+            x = layer(x)
+        return x
