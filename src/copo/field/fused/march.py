@@ -1,0 +1,295 @@
+"""Rays through a tri-plane field by fused kernels: the fast twin of `copo.field.render.render_rays`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from copo.field.blending import Blend
+from copo.field.composite import OPAQUE_STEP
+from copo.field.fused import interpreted, kernels
+from copo.field.planes import BOX_MARGIN
+from copo.field.rays import Rays
+from copo.field.render import RayOutput, SamplingConfig
+from copo.field.sampling import uniform_depths
+from copo.field.volume import COLORS
+from copo.networks.decoder import Decoder, DecoderWeights
+
+PRECISION = torch.float16
+"""Type of plane features and of the operands of the decoder's matrix products; sums are float32."""
+
+TILE = {"RAYS": 16, "STEPS": 8, "num_warps": 4}
+"""Rays and samples that a program of the march handles at once."""
+
+GRADIENT_TILE = {"RAYS": 8, "STEPS": 8, "num_warps": 4}
+"""The same for the backward march, which keeps more in registers."""
+
+GRADIENT_PROGRAMS = 4
+"""Programs of the backward march per multiprocessor."""
+
+
+class Packed(NamedTuple):
+    """Decoder weights in the kernels' layout (see `kernels`).
+
+    Attributes:
+        w1: (C, H) hidden layer, half precision.
+        b1: (H,) float32.
+        heads_w: (H, NH) rows density, colours, classes, half precision.
+        heads_b: (NH,) float32.
+        class_count: Number of classes K.
+    """
+
+    w1: Tensor
+    b1: Tensor
+    heads_w: Tensor
+    heads_b: Tensor
+    class_count: int
+
+
+def pack(weights: DecoderWeights, features: int) -> Packed:
+    """Bring decoder weights with `features` composited features (colours included) into the kernels' layout."""
+    class_count = weights.out_weight.shape[0] - features - 1
+    columns = max(16, triton.next_power_of_2(class_count + COLORS + 2))
+    rows = _head_rows(weights.out_weight, features)
+    bias = _head_rows(weights.out_bias, features)
+    missing = columns - rows.shape[0]
+    return Packed(
+        weights.hidden_weight.T.to(PRECISION).contiguous(),
+        weights.hidden_bias.float().contiguous(),
+        F.pad(rows, (0, 0, 0, missing)).T.to(PRECISION).contiguous(),
+        F.pad(bias, (0, missing)).float().contiguous(),
+        class_count,
+    )
+
+
+def _head_rows(rows: Tensor, features: int) -> Tensor:
+    """Decoder rows [colours | features | density | classes] -> [density | colours | classes]."""
+    return torch.cat([rows[features : features + 1], rows[:COLORS], rows[features + 1 :]])
+
+
+def texels(planes: Tensor) -> Tensor:
+    """Planes (B, 3, C, H, W) in half precision with the channels of a texel side by side; no copy if they are so."""
+    planes = planes.detach().to(PRECISION)
+    if planes.stride(2) == 1:
+        return planes
+    return planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
+class _Scene(NamedTuple):
+    """What every kernel needs to know, apart from tensors."""
+
+    box: float
+    sampling: SamplingConfig
+    blend: Blend | None
+
+    @property
+    def last_step(self) -> float:
+        """Length of a ray's last step, metres."""
+        s = self.sampling
+        return OPAQUE_STEP if s.opaque_end else (s.far - s.near) / (s.coarse - 1)
+
+    @property
+    def scale(self) -> float:
+        """Metres to units of the planes' half width."""
+        return 1.0 / (self.box + BOX_MARGIN)
+
+    @property
+    def blending(self) -> tuple[int, int, float]:
+        """Kind (0 none, 1 hard, 2 soft), bit set of classes, softness."""
+        if self.blend is None:
+            return 0, 0, 1.0
+        bits = sum(1 << index for index in self.blend.classes)
+        return (1 if self.blend.mode == "hard" else 2), bits, self.blend.softness
+
+
+def render_rays_fused(
+    planes: Tensor,
+    decoder: Decoder,
+    rays: Rays,
+    sampling: SamplingConfig,
+    box: float,
+    blend: Blend | None = None,
+    static_planes: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    cutoff: float = 0.0,
+) -> RayOutput:
+    """Render rays in half precision with float32 sums.
+
+    Differentiable in the planes and the decoder, not in the rays, and not where two fields are blended.
+
+    Args:
+        planes: (B, 3, C, H, W), C a power of two from 16 on, H = W.
+        decoder: Point decoder, hidden width a power of two from 16 on.
+        rays: B x R rays.
+        sampling: Sample counts and mode.
+        box: Half width of the cube that the planes cover, metres.
+        blend: What is taken from the static field; None or no classes for no blending.
+        static_planes: (B, 3, C, H, W) of the reference frame; needed for blending.
+        generator: Source of jitter.
+        cutoff: Leave out samples that less than this share of the light reaches; 0 for none. Without gradients only.
+
+    Returns:
+        RayOutput without normals and static share.
+    """
+    weights = decoder.linears()
+    scene = _Scene(box, sampling, blend if blend is not None and blend.classes else None)
+    fields = (texels(planes), None if static_planes is None else texels(static_planes))
+    packed = pack(DecoderWeights(*(w.detach() for w in weights)), decoder.feature_channels)
+    origins, directions = (v.detach().float().contiguous() for v in (rays.origins, rays.directions))
+    if sampling.fine:
+        depths = place(fields, packed, origins, directions, scene, generator)
+    else:
+        near, far = sampling.depth_range(rays)
+        depths = uniform_depths(near, far, sampling.coarse, generator, sampling.jitter).contiguous()
+    needs_grad = torch.is_grad_enabled() and (planes.requires_grad or weights.out_weight.requires_grad)
+    if needs_grad and scene.blend is None:
+        hidden_sum, row = _March.apply(planes, *weights, fields[0], origins, directions, depths, scene, decoder.feature_channels)
+    else:
+        hidden_sum, row = march(fields, packed, origins, directions, depths, scene, cutoff)
+    alpha = row[..., 4 + packed.class_count]
+    linear = slice(COLORS, decoder.feature_channels)
+    others = hidden_sum @ weights.out_weight[linear].T + alpha[..., None] * weights.out_bias[linear]
+    far = sampling.depth_range(rays)[1]
+    return RayOutput(
+        features=torch.cat([row[..., 1:4], others], dim=-1),
+        depth=row[..., 0] + (1 - alpha) * far,
+        alpha=alpha,
+        classes=row[..., 4 : 4 + packed.class_count],
+    )
+
+
+def place(
+    fields: tuple[Tensor, Tensor | None],
+    packed: Packed,
+    origins: Tensor,
+    directions: Tensor,
+    scene: _Scene,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Depths (B, R, coarse + fine) of the samples, in order: uniform ones, and more where the field is dense."""
+    planes, static = fields
+    sampling = scene.sampling
+    batch, count = origins.shape[:2]
+    like = {"device": origins.device, "dtype": torch.float32}
+    depths = torch.empty(batch, count, sampling.coarse + sampling.fine, **like)
+    coarse_random = quantiles = depths
+    if sampling.jitter:
+        coarse_random = torch.rand(batch, count, sampling.coarse, generator=generator, **like)
+        quantiles = torch.rand(batch, count, sampling.fine, generator=generator, **like).sort(-1).values
+    kind, bits, softness = scene.blending
+    if scene.blend is not None and scene.blend.proposals == "dynamic":
+        kind = 0
+    nc, nf = triton.next_power_of_2(sampling.coarse), triton.next_power_of_2(sampling.fine)
+    tile = max(1, 128 // nc)
+    kernels.place_samples[triton.cdiv(count, tile), batch](
+        planes, planes if static is None else static, origins, directions, *packed[:4], coarse_random, quantiles, depths,
+        count, sampling.coarse, sampling.fine, *_layout(planes), scene.scale, scene.box, sampling.near, sampling.far,
+        sampling.distance, scene.last_step, bits, softness,
+        C=planes.shape[2], HID=len(packed.b1), NH=len(packed.heads_b), K=packed.class_count, RAYS=tile, NC=nc, NF=nf,
+        BLEND=kind, CLIP=sampling.outside == "nothing", JITTER=sampling.jitter, MERGE=True, num_warps=4 if nc < 128 else 8,
+    )  # fmt: skip
+    return depths
+
+
+def march(
+    fields: tuple[Tensor, Tensor | None],
+    packed: Packed,
+    origins: Tensor,
+    directions: Tensor,
+    depths: Tensor,
+    scene: _Scene,
+    cutoff: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Weighted sums along rays at given depths (B, R, S).
+
+    Returns:
+        Hidden vectors (B, R, H), and rows (B, R, NH): depth, colours, classes, opacity.
+    """
+    planes, static = fields
+    batch, count, samples = depths.shape
+    hidden_sum = torch.empty(batch, count, len(packed.b1), device=depths.device)
+    row = torch.empty(batch, count, len(packed.heads_b), device=depths.device)
+    kind, bits, softness = scene.blending
+    dynamic_labels = scene.blend is not None and scene.blend.labels == "dynamic"
+    thickness = -torch.log(torch.tensor(cutoff)).item() if cutoff else 0.0
+    kernels.march_forward[triton.cdiv(count, TILE["RAYS"]), batch](
+        planes, planes if static is None else static, origins, directions, depths, *packed[:4], hidden_sum, row,
+        count, samples, *_layout(planes), scene.scale, scene.box, scene.last_step, thickness, bits, softness,
+        C=planes.shape[2], HID=len(packed.b1), NH=len(packed.heads_b), K=packed.class_count, BLEND=kind,
+        CLIP=scene.sampling.outside == "nothing", STOP=cutoff > 0, DYNAMIC_LABELS=dynamic_labels, **TILE,
+    )  # fmt: skip
+    return hidden_sum, row
+
+
+class _March(torch.autograd.Function):
+    """`march` through one field, with gradients for its planes and the decoder."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        planes: Tensor,
+        hidden_weight: Tensor,
+        hidden_bias: Tensor,
+        out_weight: Tensor,
+        out_bias: Tensor,
+        half_planes: Tensor,
+        origins: Tensor,
+        directions: Tensor,
+        depths: Tensor,
+        scene: _Scene,
+        features: int,
+    ) -> tuple[Tensor, Tensor]:
+        packed = pack(DecoderWeights(hidden_weight, hidden_bias, out_weight, out_bias), features)
+        hidden_sum, row = march((half_planes, None), packed, origins, directions, depths, scene)
+        ctx.save_for_backward(half_planes, origins, directions, depths, *packed[:4], hidden_sum, row)
+        ctx.scene, ctx.features, ctx.class_count = scene, features, packed.class_count
+        ctx.planes_type, ctx.out_rows = planes.dtype, out_weight.shape[0]
+        return hidden_sum, row
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, hidden_grad: Tensor, row_grad: Tensor) -> tuple[Tensor | None, ...]:
+        planes, origins, directions, depths, w1, b1, heads_w, heads_b, hidden_sum, row = ctx.saved_tensors
+        batch, count, samples = depths.shape
+        channels, size = planes.shape[2], planes.shape[3]
+        like = {"device": planes.device, "dtype": torch.float32}
+        planes_grad = torch.zeros(batch, size, size, 3, channels, **like)
+        tiles = triton.cdiv(count, GRADIENT_TILE["RAYS"]) * batch
+        processors = 1 if interpreted() else torch.cuda.get_device_properties(planes.device).multi_processor_count
+        programs = min(tiles, processors * GRADIENT_PROGRAMS)
+        partial = [torch.empty(programs, *w.shape, **like) for w in (w1, b1, heads_w, heads_b)]
+        scene: _Scene = ctx.scene
+        kernels.march_backward[(programs,)](
+            planes, origins, directions, depths, w1, b1, heads_w, heads_b, hidden_sum, row,
+            hidden_grad.contiguous(), row_grad.contiguous(), planes_grad, *partial,
+            count, tiles, samples, *_layout(planes), scene.scale, scene.box, scene.last_step,
+            C=channels, HID=len(b1), NH=len(heads_b), K=ctx.class_count, CLIP=scene.sampling.outside == "nothing",
+            GRAD=_GRADIENT_TYPE, **GRADIENT_TILE,
+        )  # fmt: skip
+        w1_grad, b1_grad, heads_w_grad, heads_b_grad = (p.sum(0) for p in partial)
+        features, classes = ctx.features, ctx.class_count
+        out_weight_grad = _out_rows(heads_w_grad.T, features, classes)
+        out_bias_grad = _out_rows(heads_b_grad, features, classes)
+        planes_grad = planes_grad.permute(0, 3, 4, 1, 2).to(ctx.planes_type)
+        none = (None,) * 6
+        return planes_grad, w1_grad.T, b1_grad, out_weight_grad, out_bias_grad, *none
+
+
+def _out_rows(heads: Tensor, features: int, classes: int) -> Tensor:
+    """Gradients of the head rows [density | colours | classes | padding] -> of the decoder's output rows."""
+    linear = heads.new_zeros(features - COLORS, *heads.shape[1:])
+    return torch.cat([heads[1:4], linear, heads[:1], heads[4 : 4 + classes]])
+
+
+_GRADIENT_TYPE = kernels.tl.float32 if interpreted() else kernels.tl.bfloat16
+"""Type of gradients in matrix products: float32's range matters more than digits. The interpreter lacks bfloat16."""
+
+
+def _layout(planes: Tensor) -> tuple[int, int, int, int, int]:
+    """Side, and strides of image, plane, row and column in numbers."""
+    return planes.shape[-1], planes.stride(0), planes.stride(1), planes.stride(3), planes.stride(4)

@@ -1,0 +1,142 @@
+"""The fused march against its plain twin: on a GPU where there is one, otherwise in Triton's interpreter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="the fused path needs Triton")
+
+from copo.camera import Camera  # noqa: E402
+from copo.config import PRESETS  # noqa: E402
+from copo.errors import CopoError  # noqa: E402
+from copo.field.blending import Blend  # noqa: E402
+from copo.field.fused import backend_for  # noqa: E402
+from copo.field.fused.march import render_rays_fused  # noqa: E402
+from copo.field.rays import camera_rays  # noqa: E402
+from copo.field.render import RayOutput, SamplingConfig, render_rays  # noqa: E402
+from copo.networks.decoder import Decoder  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BOX = 0.185
+CONFIG = replace(PRESETS["tiny"], plane_channels=16, decoder_hidden=32, feature_channels=7, class_count=19)
+SAMPLING = SamplingConfig(coarse=11, fine=9)
+
+
+def scene(batch: int = 2, seed: int = 0, sharp: float = 6.0):
+    """Random planes, a decoder whose classes and densities differ from place to place, and rays of `batch` cameras."""
+    generator = torch.Generator().manual_seed(seed)
+    planes = torch.randn(batch, 3, CONFIG.plane_channels, 12, 12, generator=generator)
+    torch.manual_seed(seed)
+    decoder = Decoder(CONFIG)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (sharp if parameter.ndim == 1 else 2.0))
+    camera = Camera.from_pitch_yaw(torch.linspace(1.4, 1.8, batch), torch.linspace(1.2, 1.7, batch))
+    rays = camera_rays(camera, (3, 7), "corners")
+    return planes.to(DEVICE), decoder.to(DEVICE), camera_rays(camera.to(DEVICE), (3, 7), "corners") if DEVICE == "cuda" else rays
+
+
+def assert_close(fused: RayOutput, plain: RayOutput, tolerance: float = 6e-3) -> None:
+    for name in ("features", "depth", "alpha", "classes"):
+        a, b = getattr(fused, name), getattr(plain, name)
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), name
+
+
+VARIANTS = {
+    "published": SAMPLING,
+    "background behind": replace(SAMPLING, opaque_end=False, outside="nothing"),
+    "uniform only": replace(SAMPLING, fine=0),
+    "many coarse": replace(SAMPLING, coarse=40, fine=5),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_same_picture_as_plain_twin(name):
+    planes, decoder, rays = scene()
+    with torch.no_grad():
+        plain = render_rays(planes, decoder, rays, VARIANTS[name], BOX)
+        fused = render_rays_fused(planes, decoder, rays, VARIANTS[name], BOX)
+    assert_close(fused, plain)
+
+
+BLENDS = {
+    "hard": Blend(frozenset(range(0, 19, 2))),
+    "soft": Blend(frozenset(range(0, 19, 2)), mode="soft", softness=0.8),
+    "published": Blend(frozenset(range(0, 19, 2)), proposals="dynamic", labels="dynamic", styles="dynamic"),
+}
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_blended_picture_as_plain_twin(name):
+    planes, decoder, rays = scene(batch=1)
+    static = torch.randn(planes.shape, generator=torch.Generator().manual_seed(5)).to(planes)
+    with torch.no_grad():
+        plain = render_rays(planes, decoder, rays, SAMPLING, BOX, BLENDS[name], static)
+        fused = render_rays_fused(planes, decoder, rays, SAMPLING, BOX, BLENDS[name], static)
+    # A sample at the border of two classes may fall to either side in half precision: most rays must agree closely.
+    error = (fused.features - plain.features).abs().amax(-1)
+    assert error.median() < 3e-3 * plain.features.abs().max()
+    assert (error < 1e-2 * plain.features.abs().max()).float().mean() > (0.97 if name == "soft" else 0.8)
+
+
+def test_all_static_is_the_static_field_bit_by_bit():
+    planes, decoder, rays = scene()
+    static = torch.randn(planes.shape, generator=torch.Generator().manual_seed(5)).to(planes)
+    with torch.no_grad():
+        alone = render_rays_fused(static, decoder, rays, SAMPLING, BOX)
+        blended = render_rays_fused(planes, decoder, rays, SAMPLING, BOX, Blend(frozenset(range(19))), static)
+    assert torch.equal(blended.features, alone.features)
+    assert torch.equal(blended.classes, alone.classes)
+
+
+@pytest.mark.parametrize("opaque_end", [True, False])
+def test_gradients_as_plain_twin(opaque_end):
+    planes, decoder, rays = scene(sharp=1.0)
+    sampling = replace(SAMPLING, opaque_end=opaque_end, outside="border" if opaque_end else "nothing")
+    planes.requires_grad_()
+    inputs = [planes, *decoder.parameters()]
+    found = []
+    for render in (render_rays, render_rays_fused):
+        out = render(planes, decoder, rays, sampling, BOX)
+        generator = torch.Generator().manual_seed(1)
+        loss = torch.zeros((), device=DEVICE)
+        for name in ("features", "classes", "depth", "alpha"):
+            value = getattr(out, name)
+            loss = loss + (value * torch.randn(value.shape, generator=generator).to(value)).sum()
+        found.append(torch.autograd.grad(loss, inputs))
+    for name, plain, fused in zip(["planes", *dict(decoder.named_parameters())], *found, strict=True):
+        assert plain.norm() > 0
+        assert (fused - plain).norm() < 0.02 * plain.norm(), name
+
+
+def test_jitter_moves_samples_reproducibly():
+    planes, decoder, rays = scene()
+    sampling = replace(SAMPLING, jitter=True)
+    still, a, b = (
+        render_rays_fused(planes, decoder, rays, s, BOX, generator=torch.Generator(DEVICE).manual_seed(3)).features.detach()
+        for s in (SAMPLING, sampling, sampling)
+    )
+    assert torch.equal(a, b)
+    assert (a - still).abs().max() > 1e-4
+
+
+def test_cutoff_leaves_out_only_what_hardly_shows():
+    planes, decoder, rays = scene(sharp=12.0)
+    with torch.no_grad():
+        full = render_rays_fused(planes, decoder, rays, SAMPLING, BOX)
+        short = render_rays_fused(planes, decoder, rays, SAMPLING, BOX, cutoff=1e-3)
+    assert (full.features - short.features).abs().max() < 2e-3 * full.features.abs().max()
+
+
+def test_backend_choice():
+    planes, decoder, _ = scene()
+    assert backend_for("torch", planes, decoder) == "torch"
+    assert backend_for("triton", planes, decoder) == "triton"
+    with pytest.raises(CopoError, match="powers of two"):
+        backend_for("triton", planes[:, :, :9], decoder)
+    with pytest.raises(CopoError, match="did you mean 'triton'"):
+        backend_for("tritn", planes, decoder)
