@@ -74,34 +74,31 @@ def ray_triangle(directions: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_pixels_whose_centres_lie_inside() -> None:
     # The legs run along x = 0.75 and y = 0.75, the long side from (4.75, 0.75) to (0.75, 4.75): x + y = 5.5.
-    assert covered([[0.75, 0.75, 1], [4.75, 0.75, 1], [0.75, 4.75, 1]], 6) == [
-        "......",
-        ".###..",
-        ".##...",
-        ".#....",
-        "......",
-        "......",
+    assert covered([[0.75, 0.75, 1], [4.75, 0.75, 1], [0.75, 4.75, 1]], 8) == [
+        "........",
+        ".###....",
+        ".##.....",
+        ".#......",
+        *["........"] * 4,
     ]
 
 
 def test_centres_on_an_edge_belong_to_top_and_left_edges() -> None:
     # All sides pass through pixel centres: the left column and the top row are in, the long side is out.
-    assert covered([[0.5, 0.5, 1], [4.5, 0.5, 1], [0.5, 4.5, 1]], 6) == [
-        "####..",
-        "###...",
-        "##....",
-        "#.....",
-        "......",
-        "......",
+    assert covered([[0.5, 0.5, 1], [4.5, 0.5, 1], [0.5, 4.5, 1]], 8) == [
+        "####....",
+        "###.....",
+        "##......",
+        "#.......",
+        *["........"] * 4,
     ]
     # The opposite half of the square takes exactly the long side; its right and bottom edges are out.
-    assert covered([[4.5, 0.5, 1], [4.5, 4.5, 1], [0.5, 4.5, 1]], 6) == [
-        "......",
-        "...#..",
-        "..##..",
-        ".###..",
-        "......",
-        "......",
+    assert covered([[4.5, 0.5, 1], [4.5, 4.5, 1], [0.5, 4.5, 1]], 8) == [
+        "........",
+        "...#....",
+        "..##....",
+        ".###....",
+        *["........"] * 4,
     ]
 
 
@@ -357,9 +354,9 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("cull", [False, True])
 def test_triton_kernel_gives_the_same_bits_in_its_interpreter(cull: bool) -> None:
     vertices, faces, k = scene(3, batch=2)
-    grid = at_pixels(torch.tensor([[[0.5, 0.5, 1], [8.5, 0.5, 1], [0.5, 8.5, 2], [8.5, 8.5, 1]]]), 12)
+    grid = at_pixels(torch.tensor([[[0.5, 0.5, 1], [8.5, 0.5, 1], [0.5, 8.5, 2], [8.5, 8.5, 1]]]), 16)
     square = torch.tensor([[0, 2, 1], [2, 3, 1]])
-    for arguments in ((vertices, faces[:40], k, 12), (grid, square, UNIT, 12)):
+    for arguments in ((vertices, faces[:40], k, 16), (grid, square, UNIT, 16)):
         twin = rasterize(*arguments, near=0.2, cull_backfaces=cull, backend="torch")
         kernel = rasterize(*arguments, near=0.2, cull_backfaces=cull, backend="triton")
         assert twin.mask.any()

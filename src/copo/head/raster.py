@@ -22,6 +22,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -98,7 +99,7 @@ def rasterize(
         CopoError: A shape, size or depth range is wrong; a vertex is not finite; a face names no vertex; the backend
             is not installed or cannot do what is asked.
     """
-    height, width = _picture_size(size)
+    height, width = picture_size(size)
     _check(vertices, faces, intrinsics, near, far, validate)
     corners = _corners(to_pixel_space(vertices, intrinsics, height, width), faces)
     with torch.no_grad():
@@ -140,8 +141,8 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
 
 def to_pixel_space(vertices: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
     """Camera space (B, V, 3) to q = (z u, z v, z), with (u, v) in pixels from the picture's upper left corner."""
-    scale = vertices.new_tensor([[width], [height], [1.0]])
-    return vertices @ (intrinsics.to(vertices) * scale).mT
+    u, v, z = (vertices @ intrinsics.to(vertices).mT).unbind(-1)
+    return torch.stack([u * width, v * height, z], dim=-1)
 
 
 def barycentrics_at(corners: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,14 +207,14 @@ def _draw(
     Args:
         buffer: (B, H * W) int64, changed in place.
         corners: (B, F, 3, 3) float32 in pixel space, corners in the order of their vertex indices.
-        boxes: (B, F, 4) int64: first column, first row, width, height of the pixels to test.
+        boxes: (B, F, 4) int32: first column, first row, width, height of the pixels to test.
         orientation: (F,) 0 to draw both sides, else the sign of the corners' reordering: draw front sides only.
         width: Width of the picture.
         near: Nearest depth.
         far: Farthest depth.
     """
     count = corners.shape[1]
-    first_x, first_y, box_w, box_h = boxes.flatten(0, 1).unbind(1)
+    first_x, first_y, box_w, box_h = boxes.flatten(0, 1).long().unbind(1)
     table = corners.flatten(0, 1).flatten(1).mT.contiguous()  # (9, B F): a gather of one number at a time is fastest
     end = (box_w * box_h).cumsum(0)
     begin = end - box_w * box_h
@@ -285,7 +286,7 @@ def _pixel_boxes(corners: Tensor, height: int, width: int, near: float, far: flo
         far: Farthest depth.
 
     Returns:
-        (B, F, 4) int64: first column, first row, width, height; width or height is 0 where nothing is visible.
+        (B, F, 4) int32: first column, first row, width, height; width or height is 0 where nothing is visible.
     """
     z = corners[..., 2]
     front = z >= near
@@ -299,15 +300,14 @@ def _pixel_boxes(corners: Tensor, height: int, width: int, near: float, far: flo
             points.append(cut[..., :2] / cut[..., 2:].clamp_min(near))
             valid.append(front[..., first] | front[..., second])
     position, usable = torch.stack(points, dim=2), torch.stack(valid, dim=2)[..., None]
-    limit = position.new_tensor([width, height])
-    slack = torch.where(front.all(dim=2), _SLACK, _NEAR_SLACK)[..., None]
-    lowest = torch.where(usable, position, torch.inf).amin(dim=2) - slack - 0.5
-    highest = torch.where(usable, position, -torch.inf).amax(dim=2) + slack - 0.5
-    first_pixel = lowest.clamp(torch.zeros_like(limit), limit).ceil().long()
-    last_pixel = highest.clamp(-torch.ones_like(limit), limit - 1).floor().long()
-    extent = (last_pixel - first_pixel + 1).clamp_min(0)
-    extent = torch.where(((extent > 0).all(dim=2) & (z.amin(dim=2) <= far))[..., None], extent, 0)
-    return torch.cat([first_pixel, extent], dim=2)
+    slack = torch.where(front.all(dim=2), _SLACK, _NEAR_SLACK)[..., None] + 0.5
+    lowest = torch.where(usable, position, torch.inf).amin(dim=2) - slack
+    highest = torch.where(usable, position, -torch.inf).amax(dim=2) + slack - 1
+    left, top = lowest[..., 0].clamp(0, width).ceil(), lowest[..., 1].clamp(0, height).ceil()
+    columns = highest[..., 0].clamp(-1, width - 1).floor() - left + 1
+    rows = highest[..., 1].clamp(-1, height - 1).floor() - top + 1
+    visible = (columns > 0) & (rows > 0) & (z.amin(dim=2) <= far)
+    return torch.stack([left, top, torch.where(visible, columns, 0), torch.where(visible, rows, 0)], dim=2).int()
 
 
 def _permutation_sign(order: Tensor) -> Tensor:
@@ -320,12 +320,18 @@ def _use_triton(backend: Backend, corners: Tensor) -> bool:
     """Whether the Triton kernel draws."""
     if backend == "torch" or (backend == "auto" and not corners.is_cuda):
         return False
-    installed = importlib.util.find_spec("triton") is not None
+    installed = _installed("triton")
     if backend == "triton" and not installed:
         raise CopoError("backend 'triton' is not installed: pip install triton (Linux), or use backend 'torch'")
     if backend == "triton" and not corners.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise CopoError("backend 'triton' needs data on CUDA: move it there, or use backend 'torch'")
     return installed
+
+
+@cache
+def _installed(module: str) -> bool:
+    """Whether a module can be imported."""
+    return importlib.util.find_spec(module) is not None
 
 
 # --- small helpers ----------------------------------------------------------------------------------------------
@@ -350,7 +356,7 @@ def _pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1)
 
 
-def _picture_size(size: int | tuple[int, int]) -> tuple[int, int]:
+def picture_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width, checked."""
     height, width = (size, size) if isinstance(size, int) else size
     if not (0 < height <= 16384 and 0 < width <= 16384):

@@ -75,7 +75,7 @@ def draw(
     Args:
         buffer: (B, H * W) int64, changed in place.
         corners: (B, F, 3, 3) float32 in pixel space, corners in the order of their vertex indices.
-        boxes: (B, F, 4) int64: first column, first row, width, height of the pixels to test.
+        boxes: (B, F, 4) int32: first column, first row, width, height of the pixels to test.
         orientation: (F,) 0 to draw both sides, else the sign of the corners' reordering: draw front sides only.
         width: Width of the picture.
         near: Nearest depth.
@@ -86,7 +86,7 @@ def draw(
         _draw_kernel[(batch * faces,)](
             buffer,
             corners.contiguous(),
-            boxes.int().contiguous(),
+            boxes.contiguous(),
             orientation.int().contiguous(),
             faces,
             buffer.shape[1],

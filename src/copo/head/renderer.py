@@ -16,7 +16,15 @@ from torch import Tensor
 from copo.camera import Camera
 from copo.errors import CopoError
 from copo.head.protocol import HeadModel
-from copo.head.raster import Backend, Fragments, barycentrics_at, interpolate, rasterize, to_pixel_space
+from copo.head.raster import (
+    Backend,
+    Fragments,
+    barycentrics_at,
+    interpolate,
+    picture_size,
+    rasterize,
+    to_pixel_space,
+)
 from copo.head.shading import sh_shading, vertex_normals
 
 
@@ -141,7 +149,7 @@ def render_mesh(
     factor = config.supersample
     if factor < 1:
         raise CopoError(f"supersample {factor}: give 1 or more samples a side")
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = picture_size(size)
     camera = camera.expand(len(vertices))
     fragments = _rasterize(vertices, faces, camera, (height * factor, width * factor), config)
     if normals is None:
@@ -245,7 +253,7 @@ def optical_flow(
         The flow and where it is valid.
     """
     config = replace(config or RasterConfig(), supersample=1)
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = picture_size(size)
     batch = len(vertices_a)
     camera_a, camera_b = camera_a.expand(batch), camera_b.expand(batch)
     seen_a = _rasterize(vertices_a, faces, camera_a, (height, width), config)
@@ -259,8 +267,8 @@ def optical_flow(
     )
     here = torch.stack([columns, rows]).to(position.dtype) + 0.5
     mask = seen_a.mask[:, None]
-    limit = position.new_tensor([width, height])[:, None, None]
-    inside = mask & (depth > config.near) & ((position >= 0) & (position < limit)).all(dim=1, keepdim=True)
+    x, y = position.split(1, dim=1)
+    inside = mask & (depth > config.near) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
     occluder = _surface_depth(pixel_b, faces, seen_b, position.detach())
     hidden = (occluder > 0) & (depth.detach() > occluder + tolerance)
     return FlowRender(torch.where(inside, position - here, 0), mask, inside & ~hidden)
@@ -313,8 +321,8 @@ def _nearest_label(labels: Tensor, faces: Tensor, fragments: Fragments) -> Tenso
 
 def _towards_camera(normals: Tensor, camera: Camera) -> Tensor:
     """World normals (B, V, 3) in the frame of the picture: x right, y up, z towards the viewer."""
-    axes = camera.cam2world[:, :3, :3] * normals.new_tensor([1.0, -1.0, -1.0])
-    return normals @ axes
+    x, y, z = (normals @ camera.cam2world[:, :3, :3]).unbind(-1)
+    return torch.stack([x, -y, -z], dim=-1)
 
 
 def _surface_depth(pixel_space: Tensor, faces: Tensor, fragments: Fragments, position: Tensor) -> Tensor:

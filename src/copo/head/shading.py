@@ -12,6 +12,7 @@ light to these coefficients.
 from __future__ import annotations
 
 import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -73,9 +74,9 @@ def sh_shading(normals: Tensor, illumination: Tensor) -> Tensor:
     if illumination.ndim != 2 or illumination.shape[1] != 27:
         raise CopoError(f"illumination has shape {tuple(illumination.shape)}: expected (B, 27), 9 for each colour")
     gamma = illumination.unflatten(1, (3, 9))
-    light = torch.cat([gamma[..., :1] + BASE_LIGHT, gamma[..., 1:]], dim=-1)
-    factors = light.new_tensor([BAND_FACTORS[band] for band in BAND_OF])
-    return sh_basis(normals) @ (light * factors).mT
+    bands = (gamma[..., :1] + BASE_LIGHT, gamma[..., 1:4], gamma[..., 4:])
+    light = torch.cat([band * factor for band, factor in zip(bands, BAND_FACTORS, strict=True)], dim=-1)
+    return sh_basis(normals) @ light.mT
 
 
 def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
