@@ -135,7 +135,7 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
         raise CopoError(f"attributes have shape {tuple(attributes.shape)}: expected ({batch}, V, C) or (V, C)")
     index = faces[fragments.face.clamp_min(0).flatten(1)].flatten(1)
     values = _take(attributes.expand(batch, -1, -1), index).unflatten(1, (height * width, 3))
-    weights = fragments.barycentric.view(batch, height * width, 3, 1).to(values.dtype)
+    weights = fragments.barycentric.reshape(batch, height * width, 3, 1).to(values.dtype)
     return (values * weights).sum(dim=2).mT.unflatten(2, (height, width))
 
 
