@@ -87,6 +87,15 @@ def test_textured_glb_keeps_the_picture_and_its_orientation(tmp_path: Path) -> N
     np.testing.assert_allclose(mesh.vertices[mesh.faces], VERTICES[FACES], atol=1e-6)
 
 
+def test_a_glb_without_normals_gets_smooth_ones_also_on_seams(tmp_path: Path) -> None:
+    """At vertex 0 three right-angled triangles of equal area meet: the normal is their mean direction."""
+    save_mesh(tmp_path / "m.glb", MeshData(VERTICES, FACES, uv=UV, uv_faces=UV_FACES, texture=TEXTURE))
+    mesh = load(tmp_path / "m.glb")
+    copies = np.linalg.norm(mesh.vertices, axis=1) < 1e-6
+    assert copies.sum() == 2
+    np.testing.assert_allclose(mesh.vertex_normals[copies], -np.ones((2, 3)) / 3**0.5, atol=1e-5)
+
+
 def test_seams_double_only_the_vertices_on_them() -> None:
     mesh = MeshData(VERTICES, FACES, uv=UV, uv_faces=UV_FACES, labels=np.arange(4))
     split = split_at_seams(mesh)

@@ -93,6 +93,8 @@ def save_mesh(path: str | os.PathLike[str], mesh: MeshData, provenance: Provenan
     | .obj | positions, normals, uv; a texture as NAME.png and NAME.mtl beside it, else colours behind the positions |
     | .glb | binary glTF 2.0; positions, normals, texture or colours, labels as the attribute `_LABEL` |
 
+    A .glb without normals of its own gets smooth ones: viewers would show facets.
+
     Args:
         path: The file to make, atomically and together with its side files.
         mesh: What to write.
@@ -157,6 +159,15 @@ def baked_colors(mesh: MeshData) -> Array | None:
     return mesh.texture[row, column]
 
 
+def smooth_normals(mesh: MeshData) -> Array:
+    """(V, 3) float32: the normals of the triangles around each vertex, weighted by area, not normalised."""
+    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
+    normals = np.zeros_like(mesh.vertices)
+    for corner in range(3):
+        np.add.at(normals, mesh.faces[:, corner], np.cross(b - a, c - a))
+    return normals
+
+
 def _write_ply(path: Path, mesh: MeshData, provenance: Provenance) -> None:
     columns: list[tuple[str, Array, str]] = [(n, mesh.vertices[:, i], "f4") for i, n in enumerate("xyz")]
     if mesh.normals is not None:
@@ -205,7 +216,8 @@ def _obj_corners(mesh: MeshData) -> list[str]:
 
 def _write_glb(path: Path, mesh: MeshData, provenance: Provenance) -> None:
     """Binary glTF 2.0 (Khronos, section 4): one buffer, one mesh, one material."""
-    mesh = split_at_seams(mesh)
+    mesh = split_at_seams(replace(mesh, normals=_unit(smooth_normals(mesh) if mesh.normals is None else mesh.normals)))
+    assert mesh.normals is not None
     views: list[dict[str, Any]] = []
     accessors: list[dict[str, Any]] = []
     blob = bytearray()
@@ -232,8 +244,7 @@ def _write_glb(path: Path, mesh: MeshData, provenance: Provenance) -> None:
 
     bounds = {"min": mesh.vertices.min(0).tolist(), "max": mesh.vertices.max(0).tolist()}
     attributes = {"POSITION": accessor(mesh.vertices, "VEC3", _FLOAT, _ARRAY_BUFFER, **bounds)}
-    if mesh.normals is not None:
-        attributes["NORMAL"] = accessor(_unit(mesh.normals), "VEC3", _FLOAT, _ARRAY_BUFFER)
+    attributes["NORMAL"] = accessor(mesh.normals, "VEC3", _FLOAT, _ARRAY_BUFFER)
     if mesh.uv is not None:
         uv = np.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], axis=1)
         attributes["TEXCOORD_0"] = accessor(uv, "VEC2", _FLOAT, _ARRAY_BUFFER)

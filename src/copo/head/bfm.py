@@ -10,7 +10,7 @@ whose names say "camera" or "picture" are those of the published program, in its
 from __future__ import annotations
 
 import os
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -88,6 +88,12 @@ class BaselFaceModel(nn.Module):
         """
         return cls(load_bfm(path), noise)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Let the topology follow the buffers to their device."""
+        super()._apply(fn, recurse)
+        self.topology = self.topology.to(str(self.mean_shape.device))
+        return self
+
     # --- as a head in the scene ---------------------------------------------------------------------------------
 
     def vertices(self, shape: Tensor, expression: Tensor) -> Tensor:
@@ -102,7 +108,7 @@ class BaselFaceModel(nn.Module):
 
     def landmarks68(self, vertices: Tensor) -> Tensor:
         """(B, V, 3) -> (B, 68, 3), iBUG order."""
-        return vertices.index_select(1, self.topology.landmarks68.to(vertices.device))
+        return vertices.index_select(1, self.topology.landmarks68)
 
     # --- as the published program has it ------------------------------------------------------------------------
 
@@ -142,7 +148,7 @@ class BaselFaceModel(nn.Module):
 
         (`copo.head.shading.vertex_normals` weights triangles by area instead; the published colours need this one.)
         """
-        a, b, c = model_vertices[:, self.topology.faces.to(model_vertices.device)].unbind(2)
+        a, b, c = model_vertices[:, self.topology.faces].unbind(2)
         of_faces = F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
         of_faces = torch.cat([of_faces, torch.zeros_like(of_faces[:, :1])], dim=1)
         return F.normalize(of_faces[:, self.vertex_faces].sum(2), dim=-1)
