@@ -152,6 +152,7 @@ def render_mesh(
     height, width = picture_size(size)
     camera = camera.expand(len(vertices))
     fragments = _rasterize(vertices, faces, camera, (height * factor, width * factor), config)
+    _check_per_vertex(vertices, faces, attributes or {}, labels, uv, uv_faces)
     if normals is None:
         normals = vertex_normals(vertices, faces)
     named = {"normals": normals, **(attributes or {})}
@@ -292,6 +293,33 @@ def _rasterize(
         backend=config.backend,
         validate=config.validate,
     )
+
+
+def _check_per_vertex(
+    vertices: Tensor,
+    faces: Tensor,
+    attributes: Mapping[str, Tensor],
+    labels: Tensor | None,
+    uv: Tensor | None,
+    uv_faces: Tensor | None,
+) -> None:
+    """Raise CopoError for values that do not belong to this mesh."""
+    batch, count = vertices.shape[:2]
+    for name, values in attributes.items():
+        if (
+            values.ndim not in (2, 3)
+            or values.shape[-2] != count
+            or (values.ndim == 3 and len(values) not in (1, batch))
+        ):
+            raise CopoError(
+                f"attribute {name!r} has shape {tuple(values.shape)}: expected ({batch}, {count}, channels)"
+            )
+    if labels is not None and labels.shape != (count,):
+        raise CopoError(f"labels have shape {tuple(labels.shape)}: expected ({count},), one for each vertex")
+    if uv is not None and uv_faces is None and uv.shape != (count, 2):
+        raise CopoError(f"uv has shape {tuple(uv.shape)}: expected ({count}, 2), or give uv_faces")
+    if uv_faces is not None and uv_faces.shape != faces.shape:
+        raise CopoError(f"uv_faces have shape {tuple(uv_faces.shape)}: expected {tuple(faces.shape)}, as the faces")
 
 
 def _interpolate_together(named: Mapping[str, Tensor], faces: Tensor, fragments: Fragments) -> dict[str, Tensor]:
