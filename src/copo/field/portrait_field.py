@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,9 @@ from copo.camera import Camera
 from copo.config import GeneratorConfig
 from copo.errors import CopoError
 from copo.field.blending import BACKGROUND, Blend
+from copo.field.fused import Backend, backend_for
 from copo.field.rays import Rays, camera_rays, picture_size
-from copo.field.render import RayOutput, SamplingConfig, render_rays, render_static
+from copo.field.render import RayOutput, SamplingConfig, render_rays, render_static, reuses_static
 from copo.networks.generator import Generator
 from copo.networks.layers import NoiseMode
 
@@ -23,15 +24,17 @@ FRONTAL_POSE = (torch.pi / 2, torch.pi / 2)
 """Pitch and yaw that planes are conditioned on unless told otherwise (published program, inference)."""
 
 
-def sampling_of(config: GeneratorConfig, mode: Literal["exact", "fast"] = "exact") -> SamplingConfig:
-    """The sampling that a generator is made for: with a background branch rays need not end in matter."""
+def sampling_of(config: GeneratorConfig) -> SamplingConfig:
+    """The sampling that a generator is made for: with a background branch rays need not end in matter.
+
+    This is the exact one; `SamplingConfig.fast` makes the fast one.
+    """
     own_background = bool(config.background_channels)
     return SamplingConfig(
         near=config.near,
         far=config.far,
         coarse=config.coarse_samples,
         fine=config.fine_samples,
-        mode=mode,
         opaque_end=not own_background,
         outside="nothing" if own_background else "border",
     )
@@ -135,11 +138,12 @@ class PortraitField:
 
     Args:
         generator: Its networks; the caller chooses device, precision of weights and evaluation mode.
-        sampling: Sample counts and mode; by default what the generator's configuration says, exact.
+        sampling: Sample counts; by default what the generator's configuration says, exact.
+        backend: Plain PyTorch or fused kernels.
     """
 
-    def __init__(self, generator: Generator, sampling: SamplingConfig | None = None) -> None:
-        self.generator = generator
+    def __init__(self, generator: Generator, sampling: SamplingConfig | None = None, backend: Backend = "auto") -> None:
+        self.generator, self.backend = generator, backend
         self.config = generator.config
         self.sampling = sampling or sampling_of(generator.config)
 
@@ -209,25 +213,32 @@ class PortraitField:
         planes, view = planes.expand(batch), camera.to(planes.planes.device).expand(batch)
         rays = camera_rays(view, (height, width), self.config.pixel_grid)
         decoder, box = self.generator.decoder, self.config.box
-        background, styles = planes.background, planes.ws
-        if blend is None or not blend.classes:
-            out = render_rays(planes.planes, decoder, rays, sampling, box, normals=normals, generator=generator)
-        elif reference is None:
-            raise CopoError("blending needs a frame to hold on to: give reference, or a blend without classes")
-        else:
+        background, styles, still, frame = planes.background, planes.ws, None, None
+        if blend is not None and blend.classes:
+            if reference is None:
+                raise CopoError("blending needs a frame to hold on to: give reference, or a blend without classes")
             still = reference.planes.expand(batch)
-
-            def make() -> RayOutput:
-                return render_static(still.planes, decoder, rays, sampling, box, blend, normals)
-
-            reusable = blend.shares_rays and not sampling.jitter and not torch.is_grad_enabled()
-            key = (sampling, blend, height, width, normals, batch)
-            frame = reference.frame(camera, key, make) if reusable else None
-            out = render_rays(
-                planes.planes, decoder, rays, sampling, box, blend, still.planes, frame, normals, generator
-            )
             background = still.background if BACKGROUND in blend.classes else background
             styles = still.ws if blend.styles == "static" else styles
+            if reuses_static(blend, sampling) and backend_for(self.backend, planes.planes, decoder) == "torch":
+                frame = reference.frame(
+                    camera,
+                    (sampling, blend, height, width, batch),
+                    functools.partial(render_static, still.planes, decoder, rays, sampling, box, blend),
+                )
+        out = render_rays(
+            planes.planes,
+            decoder,
+            rays,
+            sampling,
+            box,
+            blend=blend,
+            static_planes=None if still is None else still.planes,
+            static_frame=frame,
+            normals=normals,
+            generator=generator,
+            backend=self.backend,
+        )
         features, classes = add_background(out, background, (height, width), sampling.opaque_end)
         return PortraitFrame(
             image=self.generator.super_resolution(features, styles, noise=noise),

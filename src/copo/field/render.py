@@ -11,10 +11,14 @@ from torch import Tensor
 from copo.errors import CopoError
 from copo.field.blending import Blend, BlendedField, StaticField
 from copo.field.composite import OPAQUE_STEP, composite_weights, merged_weights, step_lengths
+from copo.field.fused import Backend, backend_for
 from copo.field.rays import Rays
 from copo.field.sampling import importance_depths, uniform_depths
 from copo.field.volume import Field, Heads, Probe, TriPlaneField
 from copo.networks.decoder import Decoder
+
+FAST_CUTOFF = 1e-3
+"""Share of the light below which fast sampling leaves out the rest of a ray: a quarter of a step of 8-bit colour."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class SamplingConfig:
         distance: Distance that `near` and `far` belong to; they move along with a camera that stands elsewhere.
         coarse: Uniform samples of each ray, at least 3 (paper: 48; 96 for its videos).
         fine: Importance samples of each ray; 0 for none (paper: 48; 96 for its videos).
-        mode: "exact" is the published scheme. "fast" leaves out what cannot be seen, see docs/field.md.
+        cutoff: Samples that less than this share of the light reaches may be left out; 0 for none (paper). The fused
+            kernels make use of it, the plain renderer does not need to.
         jitter: Random sample positions (training); without, the same camera always gives the same picture.
         opaque_end: Whether the last sample is as thick as a wall, so that every ray ends in matter (paper). Without,
             light passes and a background can show.
@@ -40,19 +45,26 @@ class SamplingConfig:
     distance: float = 1.0
     coarse: int = 48
     fine: int = 48
-    mode: Literal["exact", "fast"] = "exact"
+    cutoff: float = 0.0
     jitter: bool = False
     opaque_end: bool = True
     outside: Literal["border", "nothing"] = "border"
-    chunk: int = 4096
+    chunk: int = 1024
 
     def __post_init__(self) -> None:
         if not 0 < self.near < self.far:
             raise CopoError(f"sampling: near {self.near:g} and far {self.far:g} must satisfy 0 < near < far")
         if self.coarse < 3 or self.fine < 0:
             raise CopoError(f"sampling: {self.coarse} coarse and {self.fine} fine samples: give at least 3 and 0")
+        if not 0 <= self.cutoff < 1:
+            raise CopoError(f"sampling: cutoff {self.cutoff:g} is not a share of light: give 0 or more, below 1")
         if self.chunk < 1:
             raise CopoError(f"sampling: chunk of {self.chunk} rays: give at least 1")
+
+    def fast(self) -> SamplingConfig:
+        """Half the importance samples, and rays that end where nothing is left to see; docs/field.md says how close
+        its pictures are."""
+        return replace(self, fine=self.fine // 2, cutoff=FAST_CUTOFF)
 
     def depth_range(self, rays: Rays) -> tuple[Tensor, Tensor]:
         """(B, R) first and last depth of each ray, metres."""
@@ -92,6 +104,7 @@ def render_rays(
     static_frame: RayOutput | None = None,
     normals: bool = False,
     generator: torch.Generator | None = None,
+    backend: Backend = "auto",
 ) -> RayOutput:
     """Render rays through a tri-plane field, or through two that are blended.
 
@@ -99,74 +112,86 @@ def render_rays(
         planes: (B, 3, C, H, W).
         decoder: Point decoder.
         rays: B x R rays.
-        sampling: Sample counts and mode.
+        sampling: Sample counts and how rays end.
         box: Half width of the cube that the planes cover, metres.
         blend: What is taken from the static field; None or no classes for no blending.
         static_planes: (B, 3, C, H, W) of the reference frame; needed for blending.
-        static_frame: `render_static` of the same rays, if it is at hand; otherwise it is made.
+        static_frame: `render_static` of the same rays, if it is at hand; otherwise it is made where it is of use.
         normals: Whether to compute surface normals.
         generator: Source of jitter.
+        backend: Plain PyTorch, or the fused kernels, which have no gradient for blended fields.
 
     Returns:
         RayOutput.
+
+    Raises:
+        CopoError: Blending lacks the reference's planes.
     """
     heads = Heads(decoder)
     dynamic = TriPlaneField(planes, heads, box)
-    if blend is None or not blend.classes:
-        return march(dynamic, rays, sampling, normals, generator)
-    if static_planes is None:
-        raise CopoError("blending needs the planes of a reference frame: give static_planes")
-    static = StaticField(TriPlaneField(static_planes, heads, box), blend)
-    blended = BlendedField(static, dynamic)
-    if not blend.shares_rays or torch.is_grad_enabled() or sampling.jitter:
-        return march(blended, rays, sampling, normals, generator)
-    still = static_frame if static_frame is not None else march(static, rays, sampling, normals)
-    return _replace_mixed_rays(blended, still, rays, sampling, normals)
+    field: Field = dynamic
+    if blend is not None and blend.classes:
+        if static_planes is None:
+            raise CopoError("blending needs the planes of a reference frame: give static_planes")
+        field = BlendedField(StaticField(TriPlaneField(static_planes, heads, box), blend), dynamic)
+    with_gradient = torch.is_grad_enabled() and planes.requires_grad
+    if not (with_gradient and field is not dynamic) and backend_for(backend, planes, decoder) == "triton":
+        from copo.field.fused.march import render_rays_fused  # needs Triton
+
+        out = render_rays_fused(planes, decoder, rays, sampling, box, blend, static_planes, generator, sampling.cutoff)
+    elif isinstance(field, BlendedField) and blend is not None and reuses_static(blend, sampling):
+        still = static_frame if static_frame is not None else march(field.static, rays, sampling)
+        out = _replace_mixed_rays(field, still, rays, sampling)
+    else:
+        out = march(field, rays, sampling, generator)
+    return replace(out, normals=_normals(field, rays, out, sampling)) if normals else out
 
 
-def render_static(planes: Tensor, decoder: Decoder, rays: Rays, sampling: SamplingConfig, box: float, blend: Blend,
-                  normals: bool = False) -> RayOutput:  # fmt: skip
-    """The reference frame alone, with the share of the static field in each ray, for reuse by `render_rays`."""
-    return march(StaticField(TriPlaneField(planes, Heads(decoder), box), blend), rays, sampling, normals)
+def reuses_static(blend: Blend, sampling: SamplingConfig) -> bool:
+    """Whether rays that meet static matter only are taken from the reference frame (`render_static`)."""
+    return blend.shares_rays and not sampling.jitter and not torch.is_grad_enabled()
 
 
-def _replace_mixed_rays(
-    blended: BlendedField, still: RayOutput, rays: Rays, sampling: SamplingConfig, normals: bool
+def render_static(
+    planes: Tensor, decoder: Decoder, rays: Rays, sampling: SamplingConfig, box: float, blend: Blend
 ) -> RayOutput:
+    """The reference frame alone, with the share of the static field in each ray, for reuse by `render_rays`."""
+    return march(StaticField(TriPlaneField(planes, Heads(decoder), box), blend), rays, sampling)
+
+
+def _replace_mixed_rays(field: BlendedField, still: RayOutput, rays: Rays, sampling: SamplingConfig) -> RayOutput:
     """The reference frame where a ray meets static matter only; other rays are marched through both fields.
 
     On a ray whose samples are all static the blended density is the static one, so its fine samples and its result are
     those of the reference frame: taking them over is exact.
     """
     assert still.static_share is not None
-    out = {k: v.clone() for k, v in vars(still).items() if v is not None}
+    out = {name: value.clone() for name, value in vars(still).items() if value is not None}
     for b in range(still.alpha.shape[0]):
         part = slice(b, b + 1)
         mixed = torch.nonzero(still.static_share[b] < 1)[:, 0]
         if len(mixed):
-            new = march(blended[part], rays[part, mixed], sampling, normals)
+            new = march(field[part], rays[part, mixed], sampling)
             for name, value in out.items():
                 value[b, mixed] = getattr(new, name)[0]
     return RayOutput(**out)
 
 
-def march(field: Field, rays: Rays, sampling: SamplingConfig, normals: bool = False,
-          generator: torch.Generator | None = None) -> RayOutput:  # fmt: skip
+def march(field: Field, rays: Rays, sampling: SamplingConfig, generator: torch.Generator | None = None) -> RayOutput:
     """Composite what rays meet in a field; without gradients, about `sampling.chunk` rays at a time."""
-    batch, count = rays.axis_share.shape
-    step = count if torch.is_grad_enabled() else max(1, sampling.chunk // max(batch, 1))
-    if count <= step:
-        return _march(field, rays, sampling, normals, generator)
-    parts = [
-        _march(field, rays[:, start : start + step], sampling, normals, generator) for start in range(0, count, step)
-    ]
+    parts = [_march(field, rays[:, span], sampling, generator) for span in _spans(rays, sampling)]
     names = [name for name, value in vars(parts[0]).items() if value is not None]
     return RayOutput(**{name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in names})
 
 
-def _march(
-    field: Field, rays: Rays, sampling: SamplingConfig, normals: bool, generator: torch.Generator | None
-) -> RayOutput:
+def _spans(rays: Rays, sampling: SamplingConfig) -> list[slice]:
+    """Rays that are marched together."""
+    batch, count = rays.axis_share.shape
+    step = count if torch.is_grad_enabled() else max(1, sampling.chunk // batch)
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _march(field: Field, rays: Rays, sampling: SamplingConfig, generator: torch.Generator | None) -> RayOutput:
     near, far = sampling.depth_range(rays)
     last = torch.full_like(far, OPAQUE_STEP) if sampling.opaque_end else (far - near) / (sampling.coarse - 1)
     depths = uniform_depths(near, far, sampling.coarse, generator, sampling.jitter)
@@ -178,19 +203,16 @@ def _march(
         depths = torch.cat([depths, fine], dim=-1)
     weights = merged_weights(depths, torch.cat([s.density for s in samples], dim=-1), last)
     alpha = weights.sum(-1)
-    distance = (weights * depths).sum(-1)
-    features = classes = torch.zeros(())
-    for sample, weight in zip(samples, weights.split([s.density.shape[-1] for s in samples], dim=-1), strict=True):
-        seen, labels = _show(field.heads, sample, weight)
-        features, classes = features + seen, classes + labels
-    surface = rays.at((distance / alpha.clamp_min(1e-6))[..., None])[:, :, 0] if normals else None
+    shown = [
+        _show(field.heads, sample, weight)
+        for sample, weight in zip(samples, weights.split([s.density.shape[-1] for s in samples], dim=-1), strict=True)
+    ]
     shares = [s.static_share.amin(-1) for s in samples if s.static_share is not None]
     return RayOutput(
-        features=features,
-        depth=distance + (1 - alpha) * far,
+        features=torch.stack([features for features, _ in shown]).sum(0),
+        depth=(weights * depths).sum(-1) + (1 - alpha) * far,
         alpha=alpha,
-        classes=classes,
-        normals=None if surface is None else surface_normals(field, surface),
+        classes=torch.stack([classes for _, classes in shown]).sum(0),
         static_share=torch.stack(shares).amin(0) if shares else None,
     )
 
@@ -228,6 +250,14 @@ def _weighted(weights: Tensor, values: Tensor) -> Tensor:
 
 TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
 """Directions whose density differences give a gradient with four samples."""
+
+
+def _normals(field: Field, rays: Rays, out: RayOutput, sampling: SamplingConfig) -> Tensor:
+    """(B, R, 3) normals at the mean depth of the matter that is seen."""
+    far = sampling.depth_range(rays)[1]
+    depth = (out.depth - (1 - out.alpha) * far) / out.alpha.clamp_min(1e-6)
+    points = rays.at(depth[..., None])[:, :, 0]
+    return torch.cat([surface_normals(field, points[:, span]) for span in _spans(rays, sampling)], dim=1)
 
 
 def surface_normals(field: Field, points: Tensor) -> Tensor:
