@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
+import scipy.sparse.linalg
 from tests import parity
 
 from copo.errors import CopoError
@@ -97,6 +99,29 @@ def test_triangles_of_the_real_connection_agree_with_their_neighbourhoods() -> N
     listed = np.stack([np.repeat(np.arange(FRONT), 8), around.ravel()], axis=1)
     listed = listed[listed[:, 1] < len(faces)]
     np.testing.assert_array_equal(np.unique(corners, axis=0), np.unique(listed, axis=0))
+
+
+def test_triangles_are_counter_clockwise_from_the_front_and_landmarks_are_ibugs() -> None:
+    """A thin plate is hung on the 68 mean landmarks at the landmark vertices (biharmonic equation on the mesh).
+
+    Seen from the front (+z), nearly all its triangles are counter-clockwise; they would not be if triangles were turned
+    round, or if the order of the landmarks were not that of the mean landmarks.
+    """
+    info = scipy.io.loadmat(INDEX / "facemodel_info.mat")
+    faces, pins = info["tri"].astype(int) - 1, info["keypoints"].astype(int).ravel() - 1
+    places = scipy.io.loadmat(INDEX / "similarity_Lm3D_all.mat")["lm"].astype(float)
+    start, end = faces.ravel(), np.roll(faces, 1, axis=1).ravel()
+    edges = scipy.sparse.coo_array((np.ones(len(start)), (start, end)), shape=(FRONT, FRONT)).tocsr()
+    edges = ((edges + edges.T) > 0).astype(float)
+    laplacian = scipy.sparse.diags_array(edges.sum(axis=1)) - edges
+    free = np.setdiff1d(np.arange(FRONT), pins)
+    rows = (laplacian @ laplacian).tocsc()[free]
+    plate = np.zeros((FRONT, 2))
+    plate[pins] = places[:, :2]
+    plate[free] = scipy.sparse.linalg.spsolve(rows[:, free], -(rows[:, pins] @ places[:, :2]))
+    a, b, c = (plate[faces[:, k]] for k in range(3))
+    turn = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
+    assert (turn > 0).mean() > 0.999
 
 
 def linked(raw_folder: Path, folder: Path) -> Path:
