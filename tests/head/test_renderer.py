@@ -12,10 +12,10 @@ from torch import Tensor
 from copo.camera import Camera
 from copo.errors import CopoError
 from copo.factors import FactorSpec
-from copo.head.lighting import directional_light, rotate_illumination
 from copo.head.protocol import HeadModel, HeadTopology
 from copo.head.renderer import MeshRender, RasterConfig, optical_flow, render_head, render_mesh
 from copo.head.shading import sh_shading
+from copo.illumination import directional_light, rotate_illumination
 
 FRONT = Camera.from_degrees()
 

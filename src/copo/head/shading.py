@@ -5,56 +5,18 @@ The method lights a Lambertian surface by nine spherical-harmonic coefficients f
     shading(n) = sum_i (gamma_i + 0.8 [i = 0]) a_l(i) Y_i(n),    colour = albedo * shading
 
 with the band factors `BAND_FACTORS` and the basis of `sh_basis` (Deng et al., "Accurate 3D face reconstruction with
-weakly-supervised learning", 2019; the published program keeps the constants). `copo.head.lighting` converts physical
+weakly-supervised learning", 2019; the published program keeps the constants). `copo.illumination` converts physical
 light to these coefficients.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from copo.errors import CopoError
-
-BAND_FACTORS: tuple[float, float, float] = (math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8))
-"""a_l of the method for the bands 0, 1, 2."""
-
-BASE_LIGHT = 0.8
-"""Added to the first coefficient of each colour, so that a gamma of 0 is a uniform white light (the method)."""
-
-BAND_OF: tuple[int, ...] = (0, 1, 1, 1, 2, 2, 2, 2, 2)
-"""Band of each of the nine coefficients."""
-
-
-def sh_basis(normals: Tensor) -> Tensor:
-    """The nine real spherical harmonics of order 0 to 2, in the method's order and signs.
-
-    1, -y, z, -x, xy, -yz, (3 z^2 - 1) / (2 sqrt 3), -xz, (x^2 - y^2) / 2, times (1, sqrt 3, sqrt 15) / sqrt(4 pi) for
-    the bands 0, 1, 2: orthonormal on the sphere.
-
-    Args:
-        normals: (..., 3) unit vectors.
-
-    Returns:
-        (..., 9).
-    """
-    x, y, z = normals.unbind(-1)
-    c0, c1, c2 = (math.sqrt(k / (4 * math.pi)) for k in (1, 3, 15))
-    terms = [
-        torch.full_like(x, c0),
-        -c1 * y,
-        c1 * z,
-        -c1 * x,
-        c2 * x * y,
-        -c2 * y * z,
-        c2 / (2 * math.sqrt(3)) * (3 * z * z - 1),
-        -c2 * x * z,
-        c2 / 2 * (x * x - y * y),
-    ]
-    return torch.stack(terms, dim=-1)
+from copo.illumination import BAND_FACTORS, BASE_LIGHT, sh_basis
 
 
 def sh_shading(normals: Tensor, illumination: Tensor) -> Tensor:

@@ -25,7 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from copo.errors import CopoError
-from copo.head.shading import BAND_FACTORS, BAND_OF, BASE_LIGHT, sh_basis
+
+BAND_FACTORS: tuple[float, float, float] = (math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8))
+"""a_l of the method for the bands 0, 1, 2."""
+
+BASE_LIGHT = 0.8
+"""Added to the first coefficient of each colour, so that a gamma of 0 is a uniform white light (the method)."""
+
+BAND_OF: tuple[int, ...] = (0, 1, 1, 1, 2, 2, 2, 2, 2)
+"""Band of each of the nine coefficients."""
+
 
 _SIGNS = (1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0)
 """The method's basis relative to the radiance's: the sign is (-1)^m."""
@@ -35,6 +44,34 @@ _LAMBERT = (math.pi, 2 * math.pi / 3, math.pi / 4)
 
 _LUMINANCE = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue in brightness (Rec. 709)."""
+
+
+def sh_basis(normals: Tensor) -> Tensor:
+    """The nine real spherical harmonics of order 0 to 2, in the method's order and signs.
+
+    1, -y, z, -x, xy, -yz, (3 z^2 - 1) / (2 sqrt 3), -xz, (x^2 - y^2) / 2, times (1, sqrt 3, sqrt 15) / sqrt(4 pi) for
+    the bands 0, 1, 2: orthonormal on the sphere.
+
+    Args:
+        normals: (..., 3) unit vectors.
+
+    Returns:
+        (..., 9).
+    """
+    x, y, z = normals.unbind(-1)
+    c0, c1, c2 = (math.sqrt(k / (4 * math.pi)) for k in (1, 3, 15))
+    terms = [
+        torch.full_like(x, c0),
+        -c1 * y,
+        c1 * z,
+        -c1 * x,
+        c2 * x * y,
+        -c2 * y * z,
+        c2 / (2 * math.sqrt(3)) * (3 * z * z - 1),
+        -c2 * x * z,
+        c2 / 2 * (x * x - y * y),
+    ]
+    return torch.stack(terms, dim=-1)
 
 
 def illumination_from_radiance(radiance: Tensor) -> Tensor:
@@ -83,7 +120,7 @@ def rotate_illumination(illumination: Tensor, rotation: Tensor) -> Tensor:
 
 
 def sh_rotation(rotation: Tensor) -> Tensor:
-    """Matrix that rotates coefficients of `copo.head.shading.sh_basis`.
+    """Matrix that rotates coefficients of `sh_basis`.
 
     The rotated function at d is the function at R^-1 d. Its coefficients are sums over the twelve corners of an
     icosahedron, which integrate products of two harmonics of order 2 exactly (a spherical 5-design).
