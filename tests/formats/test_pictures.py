@@ -45,9 +45,17 @@ def test_other_programs_find_the_mark(tmp_path: Path, suffix: str) -> None:
     assert "AI-generated" in said
 
 
-def test_the_mark_of_another_program_is_read(tmp_path: Path) -> None:
-    packet = f'<rdf:Description Iptc4xmpExt:DigitalSourceType="{URI}digitalCapture" other="1"/>'.encode()
-    Image.fromarray(PICTURE).save(tmp_path / "p.webp", xmp=packet)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        f'Iptc4xmpExt:DigitalSourceType="{URI}digitalCapture" other="1"/',
+        "Iptc4xmpExt:DigitalSourceType = 'https://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture' other='1'/",
+        f"><Iptc4xmpExt:DigitalSourceType>\n {URI}digitalCapture\n</Iptc4xmpExt:DigitalSourceType",
+        "><Iptc4xmpExt:DigitalSourceType>digitalCapture</Iptc4xmpExt:DigitalSourceType",
+    ],
+)
+def test_the_mark_of_another_program_is_read(tmp_path: Path, entry: str) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "p.webp", xmp=f"<rdf:Description {entry}>".encode())
     assert pictures.read_metadata(tmp_path / "p.webp") == Provenance("digitalCapture", {})
 
 

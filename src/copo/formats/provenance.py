@@ -101,7 +101,7 @@ class Provenance:
         Only these two entries are looked for, as text: the packet of an untrusted file never meets an XML parser.
         """
         text = packet.decode("utf-8", "replace")
-        source = re.search(r"DigitalSourceType\s*(?:=\s*[\"']|>)\s*(?:" + re.escape(NEWSCODES) + r")?(\w+)", text)
+        source = re.search(r"DigitalSourceType\s*(?:=\s*[\"']|>)\s*(?:https?://[^\s\"'<]*/)?(\w+)", text)
         stored = re.search(r"<copo:json>(.*?)</copo:json>", text, re.DOTALL)
         return cls(source.group(1) if source else None, parse_metadata(unescape(stored.group(1))) if stored else {})
 
