@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from copo import illumination as lighting
 from copo.errors import CopoError
-from copo.head import lighting
 from copo.head.shading import sh_basis, sh_shading
 
 seeds = st.integers(0, 2**31 - 1)
