@@ -9,15 +9,15 @@ import torch
 
 pytest.importorskip("triton", reason="the fused path needs Triton")
 
-from copo.camera import Camera  # noqa: E402
-from copo.config import PRESETS  # noqa: E402
-from copo.errors import CopoError  # noqa: E402
-from copo.field.blending import Blend  # noqa: E402
-from copo.field.fused import backend_for  # noqa: E402
-from copo.field.fused.march import render_rays_fused  # noqa: E402
-from copo.field.rays import camera_rays  # noqa: E402
-from copo.field.render import RayOutput, SamplingConfig, render_rays  # noqa: E402
-from copo.networks.decoder import Decoder  # noqa: E402
+from copo.camera import Camera
+from copo.config import PRESETS
+from copo.errors import CopoError
+from copo.field.blending import Blend
+from copo.field.fused import backend_for
+from copo.field.fused.march import render_rays_fused
+from copo.field.rays import camera_rays
+from copo.field.render import RayOutput, SamplingConfig, render_rays
+from copo.networks.decoder import Decoder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BOX = 0.185
@@ -36,7 +36,11 @@ def scene(batch: int = 2, seed: int = 0, sharp: float = 6.0):
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * (sharp if parameter.ndim == 1 else 2.0))
     camera = Camera.from_pitch_yaw(torch.linspace(1.4, 1.8, batch), torch.linspace(1.2, 1.7, batch))
     rays = camera_rays(camera, (3, 7), "corners")
-    return planes.to(DEVICE), decoder.to(DEVICE), camera_rays(camera.to(DEVICE), (3, 7), "corners") if DEVICE == "cuda" else rays
+    return (
+        planes.to(DEVICE),
+        decoder.to(DEVICE),
+        camera_rays(camera.to(DEVICE), (3, 7), "corners") if DEVICE == "cuda" else rays,
+    )
 
 
 def assert_close(fused: RayOutput, plain: RayOutput, tolerance: float = 6e-3) -> None:
@@ -117,7 +121,9 @@ def test_jitter_moves_samples_reproducibly():
     planes, decoder, rays = scene()
     sampling = replace(SAMPLING, jitter=True)
     still, a, b = (
-        render_rays_fused(planes, decoder, rays, s, BOX, generator=torch.Generator(DEVICE).manual_seed(3)).features.detach()
+        render_rays_fused(
+            planes, decoder, rays, s, BOX, generator=torch.Generator(DEVICE).manual_seed(3)
+        ).features.detach()
         for s in (SAMPLING, sampling, sampling)
     )
     assert torch.equal(a, b)

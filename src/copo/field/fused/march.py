@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -23,13 +24,10 @@ from copo.networks.decoder import Decoder, DecoderWeights
 PRECISION = torch.float16
 """Type of plane features and of the operands of the decoder's matrix products; sums are float32."""
 
-TILE = {"RAYS": 16, "STEPS": 8, "num_warps": 4}
-"""Rays and samples that a program of the march handles at once."""
+RAYS = 64
+"""Rays of a program: one warpgroup's rows of a Hopper matrix instruction."""
 
-GRADIENT_TILE = {"RAYS": 8, "STEPS": 8, "num_warps": 4}
-"""The same for the backward march, which keeps more in registers."""
-
-GRADIENT_PROGRAMS = 4
+GRADIENT_PROGRAMS = 2
 """Programs of the backward march per multiprocessor."""
 
 
@@ -49,6 +47,12 @@ class Packed(NamedTuple):
     heads_w: Tensor
     heads_b: Tensor
     class_count: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes as the kernels name them."""
+        hidden, columns = self.heads_w.shape
+        return {"C": self.w1.shape[0], "HID": hidden, "NH": columns, "K": self.class_count}
 
 
 def pack(weights: DecoderWeights, features: int) -> Packed:
@@ -148,7 +152,9 @@ def render_rays_fused(
         depths = uniform_depths(near, far, sampling.coarse, generator, sampling.jitter).contiguous()
     needs_grad = torch.is_grad_enabled() and (planes.requires_grad or weights.out_weight.requires_grad)
     if needs_grad and scene.blend is None:
-        hidden_sum, row = _March.apply(planes, *weights, fields[0], origins, directions, depths, scene, decoder.feature_channels)
+        hidden_sum, row = _March.apply(
+            planes, *weights, fields[0], origins, directions, depths, scene, decoder.feature_channels
+        )
     else:
         hidden_sum, row = march(fields, packed, origins, directions, depths, scene, cutoff)
     alpha = row[..., 4 + packed.class_count]
@@ -173,25 +179,30 @@ def place(
 ) -> Tensor:
     """Depths (B, R, coarse + fine) of the samples, in order: uniform ones, and more where the field is dense."""
     planes, static = fields
-    sampling = scene.sampling
+    s = scene.sampling
     batch, count = origins.shape[:2]
     like = {"device": origins.device, "dtype": torch.float32}
-    depths = torch.empty(batch, count, sampling.coarse + sampling.fine, **like)
-    coarse_random = quantiles = depths
-    if sampling.jitter:
-        coarse_random = torch.rand(batch, count, sampling.coarse, generator=generator, **like)
-        quantiles = torch.rand(batch, count, sampling.fine, generator=generator, **like).sort(-1).values
+    density = torch.empty(batch, count, s.coarse, **like)
+    depths = torch.empty(batch, count, s.coarse + s.fine, **like)
+    random = quantiles = depths  # not read
+    if s.jitter:
+        random = torch.rand(batch, count, s.coarse, generator=generator, **like)
+        quantiles = torch.rand(batch, count, s.fine, generator=generator, **like).sort(-1).values
     kind, bits, softness = scene.blending
     if scene.blend is not None and scene.blend.proposals == "dynamic":
         kind = 0
-    nc, nf = triton.next_power_of_2(sampling.coarse), triton.next_power_of_2(sampling.fine)
-    tile = max(1, 128 // nc)
-    kernels.place_samples[triton.cdiv(count, tile), batch](
-        planes, planes if static is None else static, origins, directions, *packed[:4], coarse_random, quantiles, depths,
-        count, sampling.coarse, sampling.fine, *_layout(planes), scene.scale, scene.box, sampling.near, sampling.far,
-        sampling.distance, scene.last_step, bits, softness,
-        C=planes.shape[2], HID=len(packed.b1), NH=len(packed.heads_b), K=packed.class_count, RAYS=tile, NC=nc, NF=nf,
-        BLEND=kind, CLIP=sampling.outside == "nothing", JITTER=sampling.jitter, MERGE=True, num_warps=4 if nc < 128 else 8,
+    step = (s.far - s.near) / (s.coarse - 1)
+    kernels.densities[triton.cdiv(count, RAYS), batch](
+        planes, planes if static is None else static, origins, directions, *packed[:4], random, density,
+        count, s.coarse, *_layout(planes), scene.scale, scene.box, s.near, step, s.distance, bits, softness,
+        **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", JITTER=s.jitter,
+    )  # fmt: skip
+    nc, nf = triton.next_power_of_2(s.coarse), triton.next_power_of_2(s.fine)
+    rays = max(1, 128 // nc)
+    kernels.place_samples[(triton.cdiv(batch * count, rays),)](
+        density, origins, random, quantiles, depths,
+        batch * count, s.coarse, s.fine, s.near, step, s.distance, scene.last_step,
+        RAYS=rays, NC=nc, NF=nf, JITTER=s.jitter, num_warps=4 if nc < 128 else 8,
     )  # fmt: skip
     return depths
 
@@ -216,12 +227,12 @@ def march(
     row = torch.empty(batch, count, len(packed.heads_b), device=depths.device)
     kind, bits, softness = scene.blending
     dynamic_labels = scene.blend is not None and scene.blend.labels == "dynamic"
-    thickness = -torch.log(torch.tensor(cutoff)).item() if cutoff else 0.0
-    kernels.march_forward[triton.cdiv(count, TILE["RAYS"]), batch](
+    thickness = -math.log(cutoff) if cutoff else 0.0
+    kernels.march_forward[triton.cdiv(count, RAYS), batch](
         planes, planes if static is None else static, origins, directions, depths, *packed[:4], hidden_sum, row,
         count, samples, *_layout(planes), scene.scale, scene.box, scene.last_step, thickness, bits, softness,
-        C=planes.shape[2], HID=len(packed.b1), NH=len(packed.heads_b), K=packed.class_count, BLEND=kind,
-        CLIP=scene.sampling.outside == "nothing", STOP=cutoff > 0, DYNAMIC_LABELS=dynamic_labels, **TILE,
+        **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=scene.sampling.outside == "nothing", STOP=cutoff > 0,
+        DYNAMIC_LABELS=dynamic_labels,
     )  # fmt: skip
     return hidden_sum, row
 
@@ -259,7 +270,7 @@ class _March(torch.autograd.Function):
         channels, size = planes.shape[2], planes.shape[3]
         like = {"device": planes.device, "dtype": torch.float32}
         planes_grad = torch.zeros(batch, size, size, 3, channels, **like)
-        tiles = triton.cdiv(count, GRADIENT_TILE["RAYS"]) * batch
+        tiles = triton.cdiv(count, RAYS) * batch
         processors = 1 if interpreted() else torch.cuda.get_device_properties(planes.device).multi_processor_count
         programs = min(tiles, processors * GRADIENT_PROGRAMS)
         partial = [torch.empty(programs, *w.shape, **like) for w in (w1, b1, heads_w, heads_b)]
@@ -268,8 +279,8 @@ class _March(torch.autograd.Function):
             planes, origins, directions, depths, w1, b1, heads_w, heads_b, hidden_sum, row,
             hidden_grad.contiguous(), row_grad.contiguous(), planes_grad, *partial,
             count, tiles, samples, *_layout(planes), scene.scale, scene.box, scene.last_step,
-            C=channels, HID=len(b1), NH=len(heads_b), K=ctx.class_count, CLIP=scene.sampling.outside == "nothing",
-            GRAD=_GRADIENT_TYPE, **GRADIENT_TILE,
+            C=channels, HID=len(b1), NH=len(heads_b), K=ctx.class_count, RAYS=RAYS,
+            CLIP=scene.sampling.outside == "nothing", GRAD=_GRADIENT_TYPE,
         )  # fmt: skip
         w1_grad, b1_grad, heads_w_grad, heads_b_grad = (p.sum(0) for p in partial)
         features, classes = ctx.features, ctx.class_count
