@@ -35,7 +35,13 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  copo {name:<{width}}  {line}" for name, line in COMMANDS.items()]
     return "\n".join(
-        ["CoPo: explicitly controllable, 3D-aware portraits.", "", *lines, "", "copo COMMAND --help explains a command."]
+        [
+            "CoPo: explicitly controllable, 3D-aware portraits.",
+            "",
+            *lines,
+            "",
+            "copo COMMAND --help explains a command.",
+        ]
     )
 
 

@@ -50,7 +50,7 @@ def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """Unit normals of a mesh's vertices: the mean of their triangles' normals, weighted by area.
 
-    (The Basel face model weights its triangles alike: see `copo.head.bfm`.)
+    (The Basel face model gives every triangle the same weight instead: see `copo.head.bfm`.)
 
     Args:
         vertices: (B, V, 3).
