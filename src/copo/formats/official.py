@@ -43,7 +43,7 @@ def _stand_ins() -> list[tuple[Any, str]]:
         for _, cls in inspect.getmembers(nn, inspect.isclass)
         if issubclass(cls, nn.Module)
     }
-    names |= {"vaes.vaes.VAE", "vaes.vaes.Discriminator"}
+    names.add("vaes.vaes.VAE")
     return [(_Inert, name) for name in sorted(names)]
 
 
@@ -60,9 +60,11 @@ def _load(path: Path, title: str, stand_ins: Sequence[tuple[Any, str]] = ()) -> 
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # anything a hostile or broken file can provoke is the same to the user
-        refused = re.search(r"(?:GLOBAL|global|function|class)\s+([\w.]+\.[\w.]+)", str(error))
-        why = f"it names {refused[1]}, which is not allowed" if refused else "it is damaged or of an unknown kind"
-        raise CopoError(f"{title} {path}: refused, {why}; nothing of it was run") from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        why = f"it names {named[1]}, which is not allowed" if named else "damaged, or not a file of this kind"
+        if "persistent_load of storage" in str(error):
+            why = "it pickles a module in the format of before PyTorch 1.6; save its state_dict() there and give that"
+        raise CopoError(f"{title} {path}: refused: {why}; nothing in it was run") from error
 
 
 def _tensors(data: object, title: str) -> State:
@@ -109,7 +111,7 @@ def _module_state(module: object, title: str, prefix: str = "", depth: int = 0) 
 
 
 def read_vae_state(path: str | Path, title: str = "prior") -> State:
-    """Read a coefficient prior: a whole pickled module `vaes.vaes.VAE`, or its state dict.
+    """Read a coefficient prior: a whole pickled module `vaes.vaes.VAE` (zip format), or its state dict (any format).
 
     Raises:
         CopoError: The file is missing, broken, holds something else, or tries to run code.

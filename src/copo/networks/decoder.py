@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from copo.config import GeneratorConfig
-from copo.networks.layers import Linear
+from copo.networks.layers import Linear, full_precision
 
 COLOUR_SCALE = 1.002
 COLOUR_OFFSET = -0.001
@@ -85,6 +85,6 @@ class Decoder(nn.Module):
         """Summed plane features (..., C) -> density (..., 1) alone, float32: cheaper for proposals and shapes."""
         row = self.feature_channels
         weight, bias = self.picture.effective()
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features):
             out = F.linear(F.softplus(self.hidden(features)), weight[row : row + 1], bias[row : row + 1])
         return F.softplus(out)

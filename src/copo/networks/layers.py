@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -30,9 +30,19 @@ HALF_CLAMP = 256.0
 _DEMODULATION_EPSILON = 1e-8
 
 
-def lrelu(x: Tensor, gain: float = LRELU_GAIN) -> Tensor:
-    """Leaky rectifier of slope 0.2 times `gain`; float16 is clamped against overflow."""
-    x = F.leaky_relu(x, LRELU_SLOPE) * gain
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which automatic mixed precision is off on the device of `x`."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def lrelu(x: Tensor) -> Tensor:
+    """Leaky rectifier of slope 0.2, in place; float16 is clamped against overflow.
+
+    StyleGAN2's gain (`LRELU_GAIN`) is left to the caller, who folds it into the weights before: the rectifier is
+    positively homogeneous.
+    """
+    x = F.leaky_relu(x, LRELU_SLOPE, inplace=True)
     return x.clamp(-HALF_CLAMP, HALF_CLAMP) if x.dtype == torch.float16 else x
 
 
@@ -68,8 +78,10 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs) float32."""
-        with torch.autocast(x.device.type, enabled=False):
-            y = F.linear(x.float() * self.weight_gain, self.weight.float(), self.bias.float() * self.bias_gain)
+        gain = LRELU_GAIN if self.activate else 1.0
+        with full_precision(x):
+            scaled = x.float() * (self.weight_gain * gain)
+            y = F.linear(scaled, self.weight.float(), self.bias.float() * (self.bias_gain * gain))
         return lrelu(y) if self.activate else y
 
 
@@ -86,11 +98,15 @@ def fir_kernel(gain: float = 1.0, device: torch.device | None = None, dtype: tor
     return torch.outer(taps, taps) * (gain / 64.0)
 
 
-def _filter(x: Tensor, pad: Sequence[int], gain: float = 1.0, stride: int = 1) -> Tensor:
-    """Zero-pad (left, right, top, bottom), filter every channel with the FIR kernel, keep every `stride`-th."""
+def _filter(
+    x: Tensor, before: int, after: int, gain: float = 1.0, stride: int = 1, bias: Tensor | None = None
+) -> Tensor:
+    """Zero-pad both sides of both axes, filter every channel with the FIR kernel, take every `stride`-th, add bias."""
     channels = x.shape[1]
     kernel = fir_kernel(gain, x.device, x.dtype).expand(channels, 1, 4, 4)
-    return F.conv2d(F.pad(x, list(pad)), kernel, stride=stride, groups=channels)
+    if before != after:
+        x, before = F.pad(x, (before, after, before, after)), 0
+    return F.conv2d(x, kernel, bias, stride=stride, padding=before, groups=channels)
 
 
 def _fold_upsampling(weight: Tensor) -> Tensor:
@@ -107,12 +123,13 @@ def _fold_upsampling(weight: Tensor) -> Tensor:
     return (full / 4).unflatten(-1, (3, 2)).flip(-2)
 
 
-def upsample_conv_staged(x: Tensor, weight: Tensor, up: int) -> Tensor:
+def upsample_conv_staged(x: Tensor, weight: Tensor, bias: Tensor | None, up: int) -> Tensor:
     """Insert zeros, convolve with the flipped kernel, apply the FIR filter: the published order of operations.
 
     Args:
         x: (B, I, H, W).
         weight: (O, I, 3, 3) or (O, I, 1, 1).
+        bias: (O,) or None.
         up: Factor, at least 2.
 
     Returns:
@@ -122,10 +139,10 @@ def upsample_conv_staged(x: Tensor, weight: Tensor, up: int) -> Tensor:
     y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=up)
     before = (4 + up - 1) // 2 - (kernel - 1) // 2
     total = up - kernel + 3  # so that the filtered picture is up times the input
-    return _filter(y, (before, total - before, before, total - before), gain=up * up)
+    return _filter(y, before, total - before, gain=up * up, bias=bias)
 
 
-def upsample_conv_folded(x: Tensor, weight: Tensor) -> Tensor:
+def upsample_conv_folded(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`upsample_conv_staged` for kernel 3 and factor 2 as one 3 x 3 convolution and a pixel shuffle.
 
     The zero insertion and the filter are folded into the weights: each of the four output phases is a 3 x 3
@@ -134,6 +151,7 @@ def upsample_conv_folded(x: Tensor, weight: Tensor) -> Tensor:
     Args:
         x: (B, I, H, W).
         weight: (O, I, 3, 3).
+        bias: (O,) or None.
 
     Returns:
         (B, O, 2 H, 2 W).
@@ -143,25 +161,37 @@ def upsample_conv_folded(x: Tensor, weight: Tensor) -> Tensor:
     folded = _fold_upsampling(columns.permute(0, 1, 3, 4, 2))  # (O, I, 3 columns, 2, 3 rows, 2)
     folded = folded.permute(0, 5, 3, 1, 4, 2)
     folded = folded.reshape(outputs * 4, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
-    return F.pixel_shuffle(F.conv2d(x, folded, padding=1), 2)
+    if bias is not None:
+        bias = bias.repeat_interleave(4)
+    return F.pixel_shuffle(F.conv2d(x, folded, bias, padding=1), 2)
 
 
-def downsample_conv_fir(x: Tensor, weight: Tensor) -> Tensor:
-    """FIR filter, then a convolution of stride 2. (B, I, H, W), (O, I, k, k) with k = 1 or 3 -> (B, O, H/2, W/2)."""
-    kernel = weight.shape[-1]
-    pad = kernel // 2 + 1
-    if kernel == 1:
-        return F.conv2d(_filter(x, (pad, pad, pad, pad), stride=2), weight)
-    return F.conv2d(_filter(x, (pad, pad, pad, pad)), weight, stride=2)
+def downsample_conv_fir(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """FIR filter, then a convolution of stride 2.
 
+    Args:
+        x: (B, I, H, W), H and W even.
+        weight: (O, I, 3, 3) or (O, I, 1, 1).
+        bias: (O,) or None.
 
-def downsample_conv_box(x: Tensor, weight: Tensor) -> Tensor:
-    """A 2 x 2 box filter, then a convolution of stride 2, as one convolution. Shapes as `downsample_conv_fir`."""
+    Returns:
+        (B, O, H / 2, W / 2).
+    """
     if weight.shape[-1] == 1:
-        return F.conv2d(F.avg_pool2d(x, 2), weight)
-    folded = F.pad(weight, (0, 1, 0, 1)) + F.pad(weight, (1, 0, 0, 1))
-    folded = (folded + F.pad(folded, (0, 0, 1, -1))) * 0.25
-    return F.conv2d(x, folded.contiguous(memory_format=torch.channels_last), stride=2, padding=1)
+        return F.conv2d(_filter(x, 1, 1, stride=2), weight, bias)
+    return F.conv2d(_filter(x, 2, 2), weight, bias, stride=2)
+
+
+def downsample_conv_box(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 2 x 2 box filter, then a convolution of stride 2, as one 4 x 4 convolution of stride 2.
+
+    Arguments and result as `downsample_conv_fir`.
+    """
+    if weight.shape[-1] == 1:
+        return F.conv2d(F.avg_pool2d(x, 2), weight, bias)
+    columns = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
+    folded = (F.pad(columns, (0, 0, 0, 1)) + F.pad(columns, (0, 0, 1, 0))) * 0.25
+    return F.conv2d(x, folded.contiguous(memory_format=torch.channels_last), bias, stride=2, padding=1)
 
 
 def upsample_picture(x: Tensor, resampling: Resampling) -> Tensor:
@@ -175,7 +205,14 @@ def upsample_picture(x: Tensor, resampling: Resampling) -> Tensor:
     return x[:, :, 2:-2, 2:-2]
 
 
-def convolve(x: Tensor, weight: Tensor, up: int = 1, down: int = 1, resampling: Resampling = "fir") -> Tensor:
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    up: int = 1,
+    down: int = 1,
+    resampling: Resampling = "fir",
+) -> Tensor:
     """Convolution with "same" padding and built-in resampling.
 
     Upsampling computes the same function in both modes. On a CPU it always runs staged, which needs a quarter of the
@@ -185,6 +222,7 @@ def convolve(x: Tensor, weight: Tensor, up: int = 1, down: int = 1, resampling: 
     Args:
         x: (B, I, H, W).
         weight: (O, I, k, k), k = 1 or 3, any floating type; used in the type of `x`.
+        bias: (O,) or None; used in the type of `x`.
         up: Upsampling factor.
         down: Downsampling factor, 1 or 2; not together with `up`.
         resampling: See `GeneratorConfig.resampling`.
@@ -193,15 +231,17 @@ def convolve(x: Tensor, weight: Tensor, up: int = 1, down: int = 1, resampling: 
         (B, O, H * up / down, W * up / down).
     """
     weight = weight.to(x.dtype)
+    bias = None if bias is None else bias.to(x.dtype)
     if up > 1:
         if weight.shape[-1] == 1 and up == 2:
-            return upsample_picture(F.conv2d(x, weight), resampling)
+            x = upsample_picture(F.conv2d(x, weight), resampling)
+            return x if bias is None else x + bias[:, None, None]
         if resampling == "folded" and up == 2 and x.device.type != "cpu":
-            return upsample_conv_folded(x, weight)
-        return upsample_conv_staged(x, weight, up)
+            return upsample_conv_folded(x, weight, bias)
+        return upsample_conv_staged(x, weight, bias, up)
     if down == 2:
-        return downsample_conv_box(x, weight) if resampling == "folded" else downsample_conv_fir(x, weight)
-    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        return (downsample_conv_box if resampling == "folded" else downsample_conv_fir)(x, weight, bias)
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
 # --- convolution layers ----------------------------------------------------------------------------------------------
@@ -240,20 +280,18 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H * up / down, W * up / down) in the type of `x`, times `gain`."""
-        x = convolve(x, self.weight * self.weight_gain, self.up, self.down, self.resampling)
-        if self.bias is not None:
-            x = x + self.bias.to(x.dtype)[:, None, None]
-        if self.activate:
-            return lrelu(x, LRELU_GAIN * gain)
-        return x * gain if gain != 1.0 else x
+        gain = gain * LRELU_GAIN if self.activate else gain
+        bias = None if self.bias is None else self.bias * gain
+        x = convolve(x, self.weight * (self.weight_gain * gain), bias, self.up, self.down, self.resampling)
+        return lrelu(x) if self.activate else x
 
 
 class ModulatedConv(nn.Module):
     """Modulated and demodulated 3 x 3 convolution, noise, bias, leaky rectifier (the published formula).
 
-    The published weights w' = s w / sqrt(sum (s w)^2 + 1e-8) are applied as demodulation * conv(s * x, w), which needs
-    no weights per sample. The styles are first brought to a mean square of 1 / fan_in, so that half precision cannot
-    overflow; the demodulation takes that out again exactly.
+    The published weights w' = s w / sqrt(sum (s w)^2 + 1e-8) are made for a batch of one. For more pictures they are
+    applied as demodulation * conv(s * x, w), which needs no weights per picture. There the styles are first brought
+    to a mean square of 1 / fan_in, so that half precision cannot overflow; the demodulation takes that out again.
 
     Args:
         inputs: Channels in.
@@ -284,12 +322,17 @@ class ModulatedConv(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution) if noise_input else None)
         self.resolution, self.up, self.resampling = resolution, up, resampling
 
-    def styles(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def modulated_weight(self, w: Tensor) -> Tensor:
+        """The weight of one picture: w (1, w_dim) -> (outputs, inputs, 3, 3), float32."""
+        weight = self.weight.float() * self.affine(w).view(1, -1, 1, 1)
+        return weight * torch.rsqrt(weight.square().sum(dim=(1, 2, 3), keepdim=True) + _DEMODULATION_EPSILON)
+
+    def channel_scales(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """w (B, w_dim) -> scale of the input channels (B, inputs) and of the output channels (B, outputs), float32."""
         style = self.affine(w)
-        with torch.autocast(w.device.type, enabled=False):
-            fan_in = self.weight[0].numel()
-            scale = torch.rsqrt(style.square().mean(dim=1, keepdim=True) + _DEMODULATION_EPSILON) / math.sqrt(fan_in)
+        with full_precision(w):
+            scale = torch.rsqrt(style.square().mean(dim=1, keepdim=True) + _DEMODULATION_EPSILON)
+            scale = scale / math.sqrt(self.weight[0].numel())
             energy = self.weight.float().square().sum(dim=(2, 3))
             style = style * scale
             demodulation = torch.rsqrt(style.square() @ energy.T + _DEMODULATION_EPSILON * scale.square())
@@ -297,16 +340,22 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise: NoiseMode = "const", gain: float = 1.0) -> Tensor:
         """(B, inputs, H, W), (B, w_dim) -> (B, outputs, H * up, W * up) in the type of `x`, times `gain`."""
-        style, demodulation = self.styles(w)
-        x = x * style.to(x.dtype)[:, :, None, None]
-        x = convolve(x, self.weight, self.up, 1, self.resampling)
-        bias = self.bias.to(x.dtype)[:, None, None]
+        gain = gain * LRELU_GAIN
+        bias = self.bias * gain
+        if x.shape[0] == 1:
+            x = convolve(x, self.modulated_weight(w) * gain, bias, self.up, 1, self.resampling)
+        else:
+            style, demodulation = self.channel_scales(w)
+            x = x * style.to(x.dtype)[:, :, None, None]
+            x = convolve(x, self.weight, None, self.up, 1, self.resampling)
+            demodulation = (demodulation * gain).to(x.dtype)[:, :, None, None]
+            x = torch.addcmul(bias.to(x.dtype)[:, None, None], x, demodulation)
         if self.noise_strength is not None and self.noise_const is not None and noise != "none":
             picture = self.noise_const
             if noise == "random":
                 picture = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=torch.float32)
-            bias = bias + (picture.float() * self.noise_strength.float()).to(x.dtype)
-        return lrelu(x * demodulation.to(x.dtype)[:, :, None, None] + bias, LRELU_GAIN * gain)
+            x = x + (picture.float() * (self.noise_strength.float() * gain)).to(x.dtype)
+        return lrelu(x)
 
 
 class ToPicture(nn.Module):
@@ -328,8 +377,12 @@ class ToPicture(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """(B, inputs, H, W), (B, w_dim) -> (B, outputs, H, W) in the type of `x`."""
         style = self.affine(w) * self.weight_gain
-        x = F.conv2d(x * style.to(x.dtype)[:, :, None, None], self.weight.to(x.dtype))
-        return x + self.bias.to(x.dtype)[:, None, None]
+        weight = self.weight
+        if x.shape[0] == 1:
+            weight = weight.float() * style.view(1, -1, 1, 1)
+        else:
+            x = x * style.to(x.dtype)[:, :, None, None]
+        return convolve(x, weight, self.bias)
 
 
 class Mapping(nn.Module):
