@@ -99,6 +99,20 @@ def test_configuration_comes_from_the_shapes() -> None:
     assert config.resampling == "fir" and config.pixel_grid == "corners" and not config.background_channels
 
 
+@given(base=st.integers(64, 70000), most=st.integers(1, 600), levels=st.integers(2, 7))
+def test_channel_rule_is_found(base: int, most: int, levels: int) -> None:
+    """Whatever base and maximum made the channels, the ones inferred make the same."""
+    channels = {4 << k: min(base // (4 << k), most) for k in range(levels)}
+    if min(channels.values()) > 0:
+        found_base, found_most = official._channel_rule(channels, "generator")
+        assert {r: min(found_base // r, found_most) for r in channels} == channels
+
+
+def test_channels_without_a_rule_are_refused() -> None:
+    with pytest.raises(CopoError, match="do not follow"):
+        official._channel_rule({4: 16, 8: 3, 16: 8}, "generator")
+
+
 def test_every_weight_arrives() -> None:
     """Names of another scheme, but the same numbers: each official parameter is found once in ours."""
     state = official_generator()

@@ -129,6 +129,9 @@ def test_noise_modes() -> None:
         layer.noise_strength.fill_(1.0)  # type: ignore[union-attr]
     assert torch.equal(layer(x, w, "const"), layer(x, w, "const"))
     assert not torch.equal(layer(x, w, "random"), layer(x, w, "random"))
+    with pytest.raises(CopoError, match=r"noise pictures are \(6, 6\), the layer's output is \(5, 6\)"):
+        layer(x[:, :, 1:], w)
+    assert layer(x[:, :, 1:], w, "random").shape == (2, 3, 5, 6)
     without = layers.ModulatedConv(3, 3, 4, 6, noise_input=False)
     without.load_state_dict({k: v for k, v in layer.state_dict().items() if not k.startswith("noise")})
     assert torch.equal(without(x, w, "const"), layer(x, w, "none"))
@@ -195,3 +198,17 @@ def test_mapping_normalises_its_inputs() -> None:
 def test_mapping_refuses_other_sizes(z: Tensor | None, pose: Tensor, complaint: str) -> None:
     with pytest.raises(CopoError, match=complaint):
         layers.Mapping(5, 2, 16, 2)(z, pose)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("up", [1, 2])
+def test_memory_stays_channels_last(batch: int, up: int) -> None:
+    x = torch.randn(batch, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    outputs = [
+        layers.ModulatedConv(16, 8, 4, 8 * up, up, "folded")(x, torch.randn(batch, 4)),
+        layers.Conv(16, 8, 3, up=up, resampling="folded")(x),
+        layers.Conv(16, 8, 1, up=up, resampling="folded", bias=False, activate=False)(x),
+        layers.Conv(16, 8, 3, down=2, resampling="folded")(x),
+        layers.ToPicture(16, 8, 4)(x, torch.randn(batch, 4)),
+    ]
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in outputs)

@@ -354,6 +354,11 @@ class ModulatedConv(nn.Module):
             picture = self.noise_const
             if noise == "random":
                 picture = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=torch.float32)
+            elif picture.shape != x.shape[2:]:
+                size, wanted = tuple(picture.shape), tuple(x.shape[2:])
+                raise CopoError(
+                    f"noise pictures are {size}, the layer's output is {wanted}: use noise='none' or 'random'"
+                )
             x = x + (picture.float() * (self.noise_strength.float() * gain)).to(x.dtype)
         return lrelu(x)
 
