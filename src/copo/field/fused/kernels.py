@@ -17,6 +17,8 @@ weighted sum of hidden vectors, once per ray. Composited rows use the same colum
 4 + K opacity.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import triton
@@ -272,15 +274,17 @@ def place_samples(
 
 @triton.jit
 def march_forward(
-    planes, static, origins, directions, depths, w1, b1, heads_w, heads_b, hidden_sum, row_sum,
-    n_rays, n_samples, size, stride_b, stride_p, stride_y, stride_x, scale, box, last_step, cutoff,
-    class_bits, softness,
-    C: tl.constexpr, HID: tl.constexpr, NH: tl.constexpr, K: tl.constexpr, RAYS: tl.constexpr, BLEND: tl.constexpr,
-    CLIP: tl.constexpr, STOP: tl.constexpr, DYNAMIC_LABELS: tl.constexpr,
+    planes, static, origins, directions, depths, w1, b1, heads_w, heads_b, linear_w, linear_b, out, row_sum,
+    n_rays, n_samples, n_features, size, stride_b, stride_p, stride_y, stride_x, scale, box, last_step, far, distance,
+    cutoff, class_bits, softness,
+    C: tl.constexpr, HID: tl.constexpr, NH: tl.constexpr, K: tl.constexpr, NF: tl.constexpr, RAYS: tl.constexpr,
+    BLEND: tl.constexpr, CLIP: tl.constexpr, STOP: tl.constexpr, DYNAMIC_LABELS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """Depths (B, R, n_samples) -> sums along rays: hidden vectors (B, R, HID) and composited rows (B, R, NH), float32.
+    """Depths (B, R, n_samples) -> composited rows (B, R, NH) and features (B, R, n_features), float32.
 
-    With STOP a program ends once all of its rays have passed the optical thickness `cutoff`.
+    Light that passes a ray counts as seen at its far end. With STOP a program ends once all of its rays have passed the
+    optical thickness `cutoff`. With SUMS the outputs are bare sums along rays, for gradients: hidden vectors
+    (B, R, HID) instead of features, and depth without what the far end adds.
     """
     rays = tl.program_id(0) * RAYS + tl.arange(0, RAYS)
     image = tl.program_id(1)
@@ -334,7 +338,19 @@ def march_forward(
             going = going & (tl.min(passed, axis=0) < cutoff)
 
     ok = (rays < n_rays)[:, None]
-    tl.store(hidden_sum + rows[:, None] * HID + tl.arange(0, HID)[None, :], hidden_acc, mask=ok)
+    if SUMS:
+        tl.store(out + rows[:, None] * HID + tl.arange(0, HID)[None, :], hidden_acc, mask=ok)
+    else:
+        f = tl.arange(0, NF)
+        weight = tl.load(linear_w + tl.arange(0, HID)[:, None] * NF + f[None, :])
+        alpha = column_of(row_acc, columns, 4 + K)
+        shown = tl.dot(hidden_acc.to(weight.dtype), weight) + alpha[:, None] * tl.load(linear_b + f)[None, :]
+        for colour in tl.static_range(3):
+            value = column_of(row_acc, columns, 1 + colour)
+            shown = tl.where((f == colour)[None, :], value[:, None], shown)
+        tl.store(out + rows[:, None] * n_features + f[None, :], shown, mask=ok & (f < n_features)[None, :])
+        end = tl.sqrt(ox * ox + oy * oy + oz * oz) - distance + far
+        row_acc += tl.where((columns == 0)[None, :], ((1.0 - alpha) * end)[:, None], 0.0)
     tl.store(row_sum + rows[:, None] * NH + columns[None, :], row_acc, mask=ok)
 
 

@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from copo.errors import CopoError
 from copo.field.blending import Blend
 from copo.field.composite import OPAQUE_STEP
 from copo.field.fused import interpreted, kernels
@@ -32,13 +33,16 @@ GRADIENT_PROGRAMS = 2
 
 
 class Packed(NamedTuple):
-    """Decoder weights in the kernels' layout (see `kernels`).
+    """Decoder weights in the kernels' layout (see `kernels`); those of matrix products in half precision.
 
     Attributes:
-        w1: (C, H) hidden layer, half precision.
+        w1: (C, H) hidden layer.
         b1: (H,) float32.
-        heads_w: (H, NH) rows density, colours, classes, half precision.
+        heads_w: (H, NH) rows density, colours, classes.
         heads_b: (NH,) float32.
+        linear_w: (H, NF) features without activation; zeros for the colours' columns.
+        linear_b: (NF,) float32.
+        features: Number of features, colours included.
         class_count: Number of classes K.
     """
 
@@ -46,6 +50,9 @@ class Packed(NamedTuple):
     b1: Tensor
     heads_w: Tensor
     heads_b: Tensor
+    linear_w: Tensor
+    linear_b: Tensor
+    features: int
     class_count: int
 
     @property
@@ -55,18 +62,23 @@ class Packed(NamedTuple):
         return {"C": self.w1.shape[0], "HID": hidden, "NH": columns, "K": self.class_count}
 
 
+@torch.no_grad()
 def pack(weights: DecoderWeights, features: int) -> Packed:
     """Bring decoder weights with `features` composited features (colours included) into the kernels' layout."""
     class_count = weights.out_weight.shape[0] - features - 1
     columns = max(16, triton.next_power_of_2(class_count + COLORS + 2))
-    rows = _head_rows(weights.out_weight, features)
-    bias = _head_rows(weights.out_bias, features)
-    missing = columns - rows.shape[0]
+    linear = (-features) % max(16, triton.next_power_of_2(features))
+    head_padding = columns - (class_count + COLORS + 1)
+    heads, linears = (_head_rows(v, features) for v in (weights.out_weight, weights.out_bias)), slice(COLORS, features)
+    heads_w, heads_b = heads
     return Packed(
         weights.hidden_weight.T.to(PRECISION).contiguous(),
         weights.hidden_bias.float().contiguous(),
-        F.pad(rows, (0, 0, 0, missing)).T.to(PRECISION).contiguous(),
-        F.pad(bias, (0, missing)).float().contiguous(),
+        F.pad(heads_w, (0, 0, 0, head_padding)).T.to(PRECISION).contiguous(),
+        F.pad(heads_b, (0, head_padding)).float().contiguous(),
+        F.pad(weights.out_weight[linears], (0, 0, COLORS, linear)).T.to(PRECISION).contiguous(),
+        F.pad(weights.out_bias[linears], (COLORS, linear)).float().contiguous(),
+        features,
         class_count,
     )
 
@@ -84,8 +96,14 @@ def texels(planes: Tensor) -> Tensor:
     return planes.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
-class _Scene(NamedTuple):
-    """What every kernel needs to know, apart from tensors."""
+class Scene(NamedTuple):
+    """What every kernel needs to know, apart from tensors.
+
+    Attributes:
+        box: Half width of the cube that the planes cover, metres.
+        sampling: Where rays are sampled.
+        blend: What is taken from the static field; None for no blending.
+    """
 
     box: float
     sampling: SamplingConfig
@@ -140,32 +158,26 @@ def render_rays_fused(
     Returns:
         RayOutput without normals and static share.
     """
-    weights = decoder.linears()
-    scene = _Scene(box, sampling, blend if blend is not None and blend.classes else None)
+    scene = Scene(box, sampling, blend if blend is not None and blend.classes else None)
     fields = (texels(planes), None if static_planes is None else texels(static_planes))
-    packed = pack(DecoderWeights(*(w.detach() for w in weights)), decoder.feature_channels)
+    weights = decoder.linears()
+    packed = pack(weights, decoder.feature_channels)
     origins, directions = (v.detach().float().contiguous() for v in (rays.origins, rays.directions))
-    if sampling.fine:
-        depths = place(fields, packed, origins, directions, scene, generator)
-    else:
-        near, far = sampling.depth_range(rays)
-        depths = uniform_depths(near, far, sampling.coarse, generator, sampling.jitter).contiguous()
-    needs_grad = torch.is_grad_enabled() and (planes.requires_grad or weights.out_weight.requires_grad)
-    if needs_grad and scene.blend is None:
-        hidden_sum, row = _March.apply(
-            planes, *weights, fields[0], origins, directions, depths, scene, decoder.feature_channels
-        )
-    else:
-        hidden_sum, row = march(fields, packed, origins, directions, depths, scene, cutoff)
-    alpha = row[..., 4 + packed.class_count]
-    linear = slice(COLORS, decoder.feature_channels)
-    others = hidden_sum @ weights.out_weight[linear].T + alpha[..., None] * weights.out_bias[linear]
-    far = sampling.depth_range(rays)[1]
+    depths = place(fields, packed, origins, directions, scene, generator)
+    classes, alpha = slice(4, 4 + packed.class_count), 4 + packed.class_count
+    if not (torch.is_grad_enabled() and (planes.requires_grad or weights.out_weight.requires_grad)):
+        features, row = march(fields, packed, origins, directions, depths, scene, cutoff)
+        return RayOutput(features, row[..., 0], row[..., alpha], row[..., classes])
+    if scene.blend is not None:
+        raise CopoError("the fused kernels have no gradient for blended fields: use backend 'torch'")
+    linear = slice(COLORS, packed.features)
+    hidden_sum, row = _March.apply(planes, *weights, fields[0], origins, directions, depths, scene, packed)
+    others = hidden_sum @ weights.out_weight[linear].T + row[..., alpha, None] * weights.out_bias[linear]
     return RayOutput(
         features=torch.cat([row[..., 1:4], others], dim=-1),
-        depth=row[..., 0] + (1 - alpha) * far,
-        alpha=alpha,
-        classes=row[..., 4 : 4 + packed.class_count],
+        depth=row[..., 0] + (1 - row[..., alpha]) * sampling.depth_range(rays)[1],
+        alpha=row[..., alpha],
+        classes=row[..., classes],
     )
 
 
@@ -174,14 +186,26 @@ def place(
     packed: Packed,
     origins: Tensor,
     directions: Tensor,
-    scene: _Scene,
+    scene: Scene,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Depths (B, R, coarse + fine) of the samples, in order: uniform ones, and more where the field is dense."""
+    """Depths (B, R, coarse + fine) of the samples, in order: uniform ones, and more where the field is dense.
+
+    Args:
+        fields: Half-precision planes (B, 3, C, H, W) of the field and of the static field, channels side by side.
+        packed: Decoder.
+        origins: (B, R, 3) float32, contiguous.
+        directions: (B, R, 3) likewise.
+        scene: What to sample.
+        generator: Source of jitter.
+    """
     planes, static = fields
     s = scene.sampling
     batch, count = origins.shape[:2]
-    like = {"device": origins.device, "dtype": torch.float32}
+    like: dict[str, Any] = {"device": origins.device, "dtype": torch.float32}
+    if not s.fine:
+        shift = origins.norm(dim=-1) - s.distance
+        return uniform_depths(shift + s.near, shift + s.far, s.coarse, generator, s.jitter)
     density = torch.empty(batch, count, s.coarse, **like)
     depths = torch.empty(batch, count, s.coarse + s.fine, **like)
     random = quantiles = depths  # not read
@@ -213,28 +237,36 @@ def march(
     origins: Tensor,
     directions: Tensor,
     depths: Tensor,
-    scene: _Scene,
+    scene: Scene,
     cutoff: float = 0.0,
+    sums: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sums along rays at given depths (B, R, S).
+    """Composite the samples at given depths (B, R, S); the other arguments as for `place`.
+
+    Args:
+        cutoff: Leave out samples that less than this share of the light reaches; 0 for none.
+        sums: Give the bare sums along rays that gradients need.
 
     Returns:
-        Hidden vectors (B, R, H), and rows (B, R, NH): depth, colours, classes, opacity.
+        Features (B, R, F), or with `sums` the hidden vectors (B, R, H); and rows (B, R, NH): depth, colours, classes,
+        opacity.
     """
     planes, static = fields
     batch, count, samples = depths.shape
-    hidden_sum = torch.empty(batch, count, len(packed.b1), device=depths.device)
+    width = len(packed.b1) if sums else packed.features
+    out = torch.empty(batch, count, width, device=depths.device)
     row = torch.empty(batch, count, len(packed.heads_b), device=depths.device)
     kind, bits, softness = scene.blending
     dynamic_labels = scene.blend is not None and scene.blend.labels == "dynamic"
-    thickness = -math.log(cutoff) if cutoff else 0.0
+    s = scene.sampling
     kernels.march_forward[triton.cdiv(count, RAYS), batch](
-        planes, planes if static is None else static, origins, directions, depths, *packed[:4], hidden_sum, row,
-        count, samples, *_layout(planes), scene.scale, scene.box, scene.last_step, thickness, bits, softness,
-        **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=scene.sampling.outside == "nothing", STOP=cutoff > 0,
-        DYNAMIC_LABELS=dynamic_labels,
+        planes, planes if static is None else static, origins, directions, depths, *packed[:6], out, row,
+        count, samples, packed.features, *_layout(planes), scene.scale, scene.box, scene.last_step, s.far, s.distance,
+        -math.log(cutoff) if cutoff else 0.0, bits, softness,
+        **packed.sizes, NF=len(packed.linear_b), RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", STOP=cutoff > 0,
+        DYNAMIC_LABELS=dynamic_labels, SUMS=sums,
     )  # fmt: skip
-    return hidden_sum, row
+    return out, row
 
 
 class _March(torch.autograd.Function):
@@ -252,14 +284,13 @@ class _March(torch.autograd.Function):
         origins: Tensor,
         directions: Tensor,
         depths: Tensor,
-        scene: _Scene,
-        features: int,
+        scene: Scene,
+        packed: Packed,
     ) -> tuple[Tensor, Tensor]:
-        packed = pack(DecoderWeights(hidden_weight, hidden_bias, out_weight, out_bias), features)
-        hidden_sum, row = march((half_planes, None), packed, origins, directions, depths, scene)
+        hidden_sum, row = march((half_planes, None), packed, origins, directions, depths, scene, sums=True)
         ctx.save_for_backward(half_planes, origins, directions, depths, *packed[:4], hidden_sum, row)
-        ctx.scene, ctx.features, ctx.class_count = scene, features, packed.class_count
-        ctx.planes_type, ctx.out_rows = planes.dtype, out_weight.shape[0]
+        ctx.scene, ctx.features, ctx.class_count = scene, packed.features, packed.class_count
+        ctx.planes_type = planes.dtype
         return hidden_sum, row
 
     @staticmethod
@@ -274,7 +305,7 @@ class _March(torch.autograd.Function):
         processors = 1 if interpreted() else torch.cuda.get_device_properties(planes.device).multi_processor_count
         programs = min(tiles, processors * GRADIENT_PROGRAMS)
         partial = [torch.empty(programs, *w.shape, **like) for w in (w1, b1, heads_w, heads_b)]
-        scene: _Scene = ctx.scene
+        scene: Scene = ctx.scene
         kernels.march_backward[(programs,)](
             planes, origins, directions, depths, w1, b1, heads_w, heads_b, hidden_sum, row,
             hidden_grad.contiguous(), row_grad.contiguous(), planes_grad, *partial,
