@@ -141,7 +141,8 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
 
 def to_pixel_space(vertices: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
     """Camera space (B, V, 3) to q = (z u, z v, z), with (u, v) in pixels from the picture's upper left corner."""
-    u, v, z = (vertices @ intrinsics.to(vertices).mT).unbind(-1)
+    # A sum instead of a matrix product: reduced-precision products (TF32) would move vertices by half a pixel.
+    u, v, z = (vertices[:, :, None] * intrinsics.to(vertices)[:, None]).sum(dim=-1).unbind(-1)
     return torch.stack([u * width, v * height, z], dim=-1)
 
 
@@ -376,7 +377,10 @@ def _check(vertices: Tensor, faces: Tensor, intrinsics: Tensor, near: float, far
         raise CopoError(f"near {near} and far {far}: need 0 < near < far")
     if not values:
         return
-    if not bool(torch.isfinite(vertices).all()):
+    finite = torch.isfinite(vertices).all()
+    known = ((faces >= 0) & (faces < vertices.shape[1])).all()
+    if bool(finite & known):
+        return
+    if not bool(finite):
         raise CopoError("vertices hold NaN or infinite numbers: check the coefficients that made them")
-    if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < vertices.shape[1]:
-        raise CopoError(f"faces name vertices outside 0..{vertices.shape[1] - 1}: give the faces that belong to them")
+    raise CopoError(f"faces name vertices outside 0..{vertices.shape[1] - 1}: give the faces that belong to them")

@@ -259,7 +259,7 @@ def optical_flow(
     camera_a, camera_b = camera_a.expand(batch), camera_b.expand(batch)
     seen_a = _rasterize(vertices_a, faces, camera_a, (height, width), config)
     seen_b = _rasterize(vertices_b, faces, camera_b, (height, width), config)
-    pixel_b = to_pixel_space(camera_b.to_camera_space(vertices_b), camera_b.intrinsics, height, width)
+    pixel_b = to_pixel_space(_camera_space(vertices_b, camera_b), camera_b.intrinsics, height, width)
     landed = interpolate(pixel_b, faces, seen_a)
     depth = landed[:, 2:]
     position = landed[:, :2] / torch.where(depth > config.near, depth, 1)
@@ -283,7 +283,7 @@ def _rasterize(
 ) -> Fragments:
     """World vertices to fragments."""
     return rasterize(
-        camera.to_camera_space(vertices),
+        _camera_space(vertices, camera),
         faces,
         camera.intrinsics,
         size,
@@ -293,6 +293,11 @@ def _rasterize(
         backend=config.backend,
         validate=config.validate,
     )
+
+
+def _camera_space(vertices: Tensor, camera: Camera) -> Tensor:
+    """World (B, V, 3) to camera space; `Camera.to_camera_space` in full precision even where products use TF32."""
+    return ((vertices - camera.position[:, None])[..., None] * camera.cam2world[:, None, :3, :3]).sum(dim=-2)
 
 
 def _check_per_vertex(
