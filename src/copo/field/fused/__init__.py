@@ -49,17 +49,21 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def _obstacle(planes: Tensor, decoder: Decoder) -> str | None:
+def march_obstacle(plane_channels: int, hidden: int) -> str | None:
+    """Why the fused march cannot run with these widths (or at all), or None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install triton)"
+    if any(size < 16 or size & (size - 1) for size in (plane_channels, hidden)):
+        return f"{plane_channels} plane channels and {hidden} hidden units are not powers of two from 16 on"
+    return None
+
+
+def _obstacle(planes: Tensor, decoder: Decoder) -> str | None:
     if not planes.is_cuda and not interpreted():
         return "the planes are not on a CUDA device"
-    channels, hidden = planes.shape[2], decoder.hidden.weight.shape[0]
-    if any(size < 16 or size & (size - 1) for size in (channels, hidden)):
-        return f"{channels} plane channels and {hidden} hidden units are not powers of two from 16 on"
     if planes.shape[3] != planes.shape[4] or planes.shape[3] < 2:
         return f"planes of {planes.shape[3]} x {planes.shape[4]} texels are not square"
-    return None
+    return march_obstacle(planes.shape[2], decoder.hidden.weight.shape[0])
 
 
 @functools.cache

@@ -278,9 +278,11 @@ class FusedMapping:
         self.latent, self.w_avg, self.ws_count = network.latent, mapping.w_avg.float(), mapping.ws_count
         self.embed = network.embed.effective()
         # The rectifier's gain goes into the weights: it commutes with positive factors.
-        self.layers = [
-            (weight * LRELU_GAIN, bias * LRELU_GAIN) for weight, bias in (m.effective() for m in network.layers)
-        ]
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        for layer in network.layers:
+            assert isinstance(layer, Linear)
+            weight, bias = layer.effective()
+            self.layers.append((weight * LRELU_GAIN, bias * LRELU_GAIN))
         widest = max(weight.shape[0] for weight, _ in self.layers)
         self.picks = torch.zeros(triton.cdiv(widest, 4), dtype=torch.int32, device=self.w_avg.device)
 

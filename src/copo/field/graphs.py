@@ -1,0 +1,322 @@
+"""Portraits at interactive rates on a GPU: half precision, fused kernels, one CUDA graph for each kind of call.
+
+A frame is some seventy small launches, whose gaps would cost more than their work. A CUDA graph records them once, for
+fixed shapes, and then replays them as one. `fast_field` gives the plain `PortraitField` where none of this is possible.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from copo.camera import Camera
+from copo.errors import CopoError
+from copo.field.blending import BACKGROUND, Blend
+from copo.field.fused import interpreted, march_obstacle
+from copo.field.portrait_field import (
+    FRONTAL_POSE,
+    PortraitField,
+    PortraitFrame,
+    PortraitPlanes,
+    Reference,
+    check_camera,
+    check_latent,
+)
+from copo.field.rays import camera_rays
+from copo.field.render import SamplingConfig
+from copo.networks.generator import Generator
+from copo.networks.layers import NoiseMode
+
+
+def fast_field(generator: Generator, sampling: SamplingConfig | None = None) -> PortraitField:
+    """The fastest field for the device that the generator is on.
+
+    Args:
+        generator: Its weights are copied in half precision on a GPU: make a new field when they have changed.
+        sampling: By default the generator's own, exact.
+
+    Returns:
+        A `GraphedPortraitField` on a GPU where its kernels fit, otherwise a plain `PortraitField`, after one warning if
+        that is on a GPU.
+    """
+    obstacle = graph_obstacle(generator)
+    if obstacle is None:
+        return GraphedPortraitField(generator, sampling)
+    if next(generator.parameters()).is_cuda:
+        warnings.warn(
+            f"the fast CUDA path is off, plain PyTorch runs instead: {obstacle}", RuntimeWarning, stacklevel=2
+        )
+    return PortraitField(generator, sampling)
+
+
+def graph_obstacle(generator: Generator) -> str | None:
+    """Why `GraphedPortraitField` cannot serve a generator, or None if it can."""
+    obstacle = march_obstacle(generator.config.plane_channels, generator.config.decoder_hidden)
+    if obstacle is None and not (next(generator.parameters()).is_cuda or interpreted()):
+        obstacle = "the generator is not on a CUDA device"
+    if obstacle is not None:
+        return obstacle
+    from copo.field.fused.pictures import pictures_obstacle  # needs Triton
+
+    return pictures_obstacle(generator.config)
+
+
+class Graph:
+    """A function of tensors, recorded as a CUDA graph on the first call. On a CPU the function is simply called.
+
+    What it returns is overwritten by the next call of any graph of the same pool: copy what shall stay.
+
+    Args:
+        function: Takes tensors, returns a tuple of tensors (or None); the same work on every call, without
+            looking at values.
+        pool: Handle of a memory pool, shared by graphs that never run at the same time.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor | None, ...]], pool: Any = None) -> None:
+        self.function, self.pool = function, pool
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
+        self.outputs: tuple[Tensor | None, ...] = ()
+        self.seen: list[tuple[Tensor, int]] = []
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Run on these inputs, which have the shapes of the first call."""
+        if not inputs[0].is_cuda:
+            return self.function(*inputs)
+        if self.graph is None:
+            self._record(inputs)
+        for at, (mine, given) in enumerate(zip(self.inputs, inputs, strict=True)):
+            if self.seen[at][0] is not given or self.seen[at][1] != given._version:  # otherwise it is here already
+                mine.copy_(given)
+                self.seen[at] = (given, given._version)
+        assert self.graph is not None
+        self.graph.replay()
+        return self.outputs
+
+    def _record(self, inputs: Sequence[Tensor]) -> None:
+        self.inputs = [i.clone(memory_format=torch.preserve_format) for i in inputs]
+        self.seen = [(i, i._version) for i in inputs]
+        graph = torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side), torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
+            for _ in range(2):  # compiles kernels, lets cuDNN choose its algorithms
+                self.function(*self.inputs)
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph, pool=self.pool, stream=side, capture_error_mode="thread_local"):
+                self.outputs = self.function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = graph
+
+
+class GraphedPortraitField(PortraitField):
+    """A `PortraitField` in half precision by fused kernels and CUDA graphs. It holds copies of the generator's weights.
+
+    The first call of each kind (batch size, sampling, blending) compiles and records, which takes seconds. Calls that
+    ask for normals, another picture size, jitter or fresh noise are passed on to the plain networks.
+
+    Args:
+        generator: Its networks, on a GPU.
+        sampling: By default what the generator's configuration says, exact.
+
+    Raises:
+        CopoError: The generator does not fit; `graph_obstacle` tells beforehand.
+    """
+
+    def __init__(self, generator: Generator, sampling: SamplingConfig | None = None) -> None:
+        super().__init__(generator, sampling)
+        obstacle = graph_obstacle(generator)
+        if obstacle is not None:
+            raise CopoError(f"the fast CUDA path cannot be used: {obstacle}; use PortraitField")
+        from copo.field.fused.march import pack
+        from copo.field.fused.pictures import FusedMapping, FusedSuperResolution, FusedSynthesis
+
+        self._mapping = FusedMapping(generator.mapping)
+        self._synthesis = FusedSynthesis(generator.synthesis)
+        self._super_resolution = FusedSuperResolution(generator.super_resolution, generator.config)
+        self._decoder = pack(generator.decoder.linears(), generator.config.feature_channels)
+        device = next(generator.parameters()).device
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._graphs: dict[tuple[object, ...], Graph] = {}
+
+    # --- calls ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def planes(
+        self, z: Tensor, pose: Tensor | None = None, psi: float | Tensor = 1.0, noise: NoiseMode = "const"
+    ) -> PortraitPlanes:
+        """See `PortraitField.planes`; planes are in half precision."""
+        if noise != "const":
+            return super().planes(z, pose, psi, noise)
+        planes, ws, background = self._graph(("planes", len(z)), self._networks)(*self._latent(z, pose, psi))
+        assert planes is not None and ws is not None
+        return PortraitPlanes(planes.clone(), ws.clone(), None if background is None else background.clone())
+
+    @torch.no_grad()
+    def render(
+        self,
+        planes: PortraitPlanes,
+        camera: Camera,
+        *,
+        blend: Blend | None = None,
+        reference: Reference | None = None,
+        sampling: SamplingConfig | None = None,
+        size: int | tuple[int, int] | None = None,
+        normals: bool = False,
+        noise: NoiseMode = "const",
+        generator: torch.Generator | None = None,
+    ) -> PortraitFrame:
+        """See `PortraitField.render`."""
+        sampling = sampling or self.sampling
+        if normals or noise != "const" or sampling.jitter or size not in (None, self.config.raw_resolution):
+            plain = replace(planes, planes=planes.planes.float())
+            return super().render(plain, camera, blend=blend, reference=reference, sampling=sampling, size=size,
+                                  normals=normals, noise=noise, generator=generator)  # fmt: skip
+        check_camera(camera, sampling, self.config.box)
+        blend = blend if blend is not None and blend.classes else None
+        batch = max(len(planes), len(camera))
+        planes.expand(batch)  # refuses other numbers
+        inputs = [*_tensors(planes), *self._view(camera, batch), *_still(blend, reference, batch)]
+
+        def look(*tensors: Tensor) -> tuple[Tensor | None, ...]:
+            shown, rest = self._take(tensors)
+            still = self._take(rest[2:])[0].expand(batch) if blend is not None else None
+            return self._look(shown.expand(batch), Camera(rest[0], rest[1]), sampling, blend, still)
+
+        kind = ("render", batch, len(planes), len(reference.planes) if blend and reference else 0, sampling, blend)
+        return self._frame(*self._graph(kind, look)(*inputs))
+
+    @torch.no_grad()
+    def frame(
+        self,
+        z: Tensor,
+        camera: Camera,
+        pose: Tensor | None = None,
+        psi: float | Tensor = 1.0,
+        *,
+        blend: Blend | None = None,
+        reference: Reference | None = None,
+    ) -> PortraitFrame:
+        """`planes` and `render` in one graph: a new latent, looked at once.
+
+        Args:
+            z: (B, latent).
+            camera: B cameras, or one for all.
+            pose: As for `planes`.
+            psi: As for `planes`.
+            blend: What is held still.
+            reference: The frame that it is taken from; needed when `blend` has classes.
+        """
+        check_camera(camera, self.sampling, self.config.box)
+        blend = blend if blend is not None and blend.classes else None
+        batch = len(z)
+        inputs = [*self._latent(z, pose, psi), *self._view(camera, batch), *_still(blend, reference, batch)]
+
+        def everything(*tensors: Tensor) -> tuple[Tensor | None, ...]:
+            planes, ws, background = self._networks(*tensors[:3])
+            assert planes is not None and ws is not None
+            still = self._take(tensors[5:])[0].expand(batch) if blend is not None else None
+            made = PortraitPlanes(planes, ws, background)
+            return self._look(made, Camera(tensors[3], tensors[4]), self.sampling, blend, still)
+
+        kind = ("frame", batch, len(reference.planes) if blend and reference else 0, self.sampling, blend)
+        return self._frame(*self._graph(kind, everything)(*inputs))
+
+    # --- what the graphs hold ---------------------------------------------------------------------------------------
+
+    def _networks(self, z: Tensor, pose: Tensor, psi: Tensor) -> tuple[Tensor | None, ...]:
+        ws = self._mapping(z, pose, psi)
+        return self._synthesis(ws), ws, self.generator.background(z, torch.float16)
+
+    def _look(
+        self,
+        shown: PortraitPlanes,
+        camera: Camera,
+        sampling: SamplingConfig,
+        blend: Blend | None,
+        still: PortraitPlanes | None,
+    ) -> tuple[Tensor | None, ...]:
+        from copo.field.fused.march import Scene, march, place
+
+        side, batch = self.config.raw_resolution, len(shown)
+        rays = camera_rays(camera, side, self.config.pixel_grid)
+        fields = (shown.planes, None if still is None else still.planes)
+        scene = Scene(self.config.box, sampling, blend)
+        origins = rays.origins.contiguous()
+        depths = place(fields, self._decoder, origins, rays.directions, scene)
+        features, row = march(fields, self._decoder, origins, rays.directions, depths, scene, sampling.cutoff)
+        classes, alpha = slice(4, 4 + self.config.class_count), 4 + self.config.class_count
+        if not sampling.opaque_end:
+            passed = 1 - row[..., alpha, None]
+            behind = shown.background
+            if still is not None and blend is not None and BACKGROUND in blend.classes:
+                behind = still.background
+            if behind is not None:
+                features = features + passed * behind.flatten(2).mT
+            row[..., 4:5] += passed
+        ws = still.ws if still is not None and blend is not None and blend.styles == "static" else shown.ws
+        image = self._super_resolution(features.view(batch, side, side, -1), ws)
+        return image, features, row[..., classes], row[..., 0] * rays.axis_share, row[..., alpha]
+
+    # --- tensors in and out -----------------------------------------------------------------------------------------
+
+    def _graph(self, key: tuple[object, ...], function: Callable[..., tuple[Tensor | None, ...]]) -> Graph:
+        if key not in self._graphs:
+            self._graphs[key] = Graph(function, self._pool)
+        return self._graphs[key]
+
+    def _latent(self, z: Tensor, pose: Tensor | None, psi: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        check_latent(z, self.config.latent)
+        device = self._decoder.w1.device
+        pose = torch.tensor(FRONTAL_POSE) if pose is None else pose
+        psi = torch.as_tensor(psi, dtype=torch.float32)
+        return (
+            z.to(device, torch.float32).contiguous(),
+            pose.to(device, torch.float32).expand(len(z), 2).contiguous(),
+            psi.to(device).expand(len(z), 1).contiguous(),
+        )
+
+    def _view(self, camera: Camera, batch: int) -> tuple[Tensor, Tensor]:
+        view = camera.to(self._decoder.w1.device).expand(batch)
+        return view.cam2world.contiguous(), view.intrinsics.contiguous()
+
+    def _take(self, tensors: Sequence[Tensor]) -> tuple[PortraitPlanes, Sequence[Tensor]]:
+        """The inverse of `_tensors`: planes, and the tensors that follow them."""
+        own = 3 if self.config.background_channels else 2
+        planes, ws, *background = tensors[:own]
+        return PortraitPlanes(planes, ws, background[0] if background else None), tensors[own:]
+
+    def _frame(self, *outputs: Tensor | None) -> PortraitFrame:
+        image, features, classes, depth, alpha = (o.clone() for o in outputs if o is not None)
+        side = (self.config.raw_resolution, self.config.raw_resolution)
+        features = features.mT.unflatten(2, side)
+        return PortraitFrame(
+            image=image,
+            raw=features[:, :3] * 2 - 1,
+            features=features,
+            depth=depth.unflatten(1, side),
+            alpha=alpha.unflatten(1, side),
+            classes=classes.mT.unflatten(2, side),
+            normals=None,
+        )
+
+
+def _tensors(planes: PortraitPlanes) -> list[Tensor]:
+    from copo.field.fused.march import texels
+
+    parts = [texels(planes.planes), planes.ws]
+    return parts if planes.background is None else [*parts, planes.background]
+
+
+def _still(blend: Blend | None, reference: Reference | None, batch: int) -> list[Tensor]:
+    if blend is None:
+        return []
+    if reference is None:
+        raise CopoError("blending needs a frame to hold on to: give reference, or a blend without classes")
+    reference.planes.expand(batch)  # refuses other numbers
+    return _tensors(reference.planes)
