@@ -215,9 +215,8 @@ def convolve(
 ) -> Tensor:
     """Convolution with "same" padding and built-in resampling.
 
-    Upsampling computes the same function in both modes. On a CPU it always runs staged, which needs a quarter of the
-    arithmetic; elsewhere "folded" runs it as one convolution, which needs fewer launches and is cheap to differentiate
-    twice.
+    Upsampling by 2 computes the same function in both modes. On a CPU it runs staged, which needs a quarter of the
+    arithmetic; elsewhere as one convolution, which needs fewer launches and is cheap to differentiate, also twice.
 
     Args:
         x: (B, I, H, W).
@@ -236,7 +235,7 @@ def convolve(
         if weight.shape[-1] == 1 and up == 2:
             x = upsample_picture(F.conv2d(x, weight), resampling)
             return x if bias is None else x + bias[:, None, None]
-        if resampling == "folded" and up == 2 and x.device.type != "cpu":
+        if up == 2 and x.device.type != "cpu":
             return upsample_conv_folded(x, weight, bias)
         return upsample_conv_staged(x, weight, bias, up)
     if down == 2:
@@ -357,7 +356,7 @@ class ModulatedConv(nn.Module):
             elif picture.shape != x.shape[2:]:
                 size, wanted = tuple(picture.shape), tuple(x.shape[2:])
                 raise CopoError(
-                    f"noise pictures are {size}, the layer's output is {wanted}: use noise='none' or 'random'"
+                    f"noise pictures are {size}, the layer's output is {wanted}: use noise 'none' or 'random'"
                 )
             x = x + (picture.float() * (self.noise_strength.float() * gain)).to(x.dtype)
         return lrelu(x)
