@@ -25,7 +25,7 @@ from copo.head.raster import (
     rasterize,
     to_pixel_space,
 )
-from copo.head.shading import sh_shading, vertex_normals
+from copo.head.shading import face_normals, sh_shading, vertex_normals
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class FlowRender:
         flow: (B, 2, H, W) pixels (x to the right, y down) from a pixel's centre in picture a to where the same point
             of the surface lies in picture b; 0 outside the mesh. Differentiable in both sets of vertices.
         mask: (B, 1, H, W) bool, where picture a shows the mesh.
-        visible: (B, 1, H, W) bool, the part of `mask` that picture b shows too: inside its borders and not occluded.
+        visible: (B, 1, H, W) bool, the part of `mask` that picture b shows too: inside its borders, at a pixel that
+            shows the mesh, not turned away, and not occluded.
     """
 
     flow: Tensor
@@ -139,8 +140,8 @@ def render_mesh(
         config: How to draw.
 
     Returns:
-        The render. Mask, labels and visibility carry no gradient; the rest is differentiable in vertices, normals and
-        attributes.
+        The render. Mask, labels and visibility carry no gradient; the rest is differentiable in vertices, normals,
+        attributes and the camera's matrices.
 
     Raises:
         CopoError: A shape, size or number is wrong, or the backend is missing.
@@ -259,7 +260,8 @@ def optical_flow(
     camera_a, camera_b = camera_a.expand(batch), camera_b.expand(batch)
     seen_a = _rasterize(vertices_a, faces, camera_a, (height, width), config)
     seen_b = _rasterize(vertices_b, faces, camera_b, (height, width), config)
-    pixel_b = to_pixel_space(_camera_space(vertices_b, camera_b), camera_b.intrinsics, height, width)
+    local_a, local_b = _camera_space(vertices_a, camera_a), _camera_space(vertices_b, camera_b)
+    pixel_b = to_pixel_space(local_b, camera_b.intrinsics, height, width)
     landed = interpolate(pixel_b, faces, seen_a)
     depth = landed[:, 2:]
     position = landed[:, :2] / torch.where(depth > config.near, depth, 1)
@@ -270,9 +272,12 @@ def optical_flow(
     mask = seen_a.mask[:, None]
     x, y = position.split(1, dim=1)
     inside = mask & (depth > config.near) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    occluder = _surface_depth(pixel_b, faces, seen_b, position.detach())
-    hidden = (occluder > 0) & (depth.detach() > occluder + tolerance)
-    return FlowRender(torch.where(inside, position - here, 0), mask, inside & ~hidden)
+    with torch.no_grad():
+        surface = _surface_depth(pixel_b, faces, seen_b, position)
+        same_side = _towards(local_a, faces) == _towards(local_b, faces)
+        same_side = same_side.gather(1, seen_a.face.clamp_min(0).flatten(1)).view_as(mask)
+        visible = inside & same_side & (surface > 0) & (depth <= surface + tolerance)
+    return FlowRender(torch.where(inside, position - here, 0), mask, visible)
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------
@@ -298,6 +303,11 @@ def _rasterize(
 def _camera_space(vertices: Tensor, camera: Camera) -> Tensor:
     """World (B, V, 3) to camera space; `Camera.to_camera_space` in full precision even where products use TF32."""
     return ((vertices - camera.position[:, None])[..., None] * camera.cam2world[:, None, :3, :3]).sum(dim=-2)
+
+
+def _towards(local: Tensor, faces: Tensor) -> Tensor:
+    """(B, F) whether triangles of camera-space vertices show the camera their outer side."""
+    return (face_normals(local, faces) * local.index_select(1, faces[:, 0])).sum(dim=-1) < 0
 
 
 def _check_per_vertex(
@@ -365,6 +375,6 @@ def _surface_depth(pixel_space: Tensor, faces: Tensor, fragments: Fragments, pos
     row = position[:, 1].floor().long().clamp(0, height - 1)
     face = fragments.face.flatten(1).gather(1, (row * width + column).flatten(1))
     image = torch.arange(batch, device=face.device)[:, None]
-    corners = pixel_space.detach()[image[..., None], faces[face.clamp_min(0)]]
+    corners = pixel_space[image[..., None], faces[face.clamp_min(0)]]
     _, depth = barycentrics_at(corners, position.flatten(2).mT)
     return torch.where(face >= 0, depth, 0).view(batch, 1, height, width)
