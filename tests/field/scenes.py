@@ -44,11 +44,11 @@ def head_planes(mouth: float = 0.0, shift: float = 0.0, resolution: int = 128) -
 
 
 def head_decoder() -> Decoder:
-    """Density rises within a millimetre below q = 1; above HAIR_LINE the head is hair; outside it is background."""
+    """Density rises within about a millimetre around q = 1; above HAIR_LINE the head is hair; air is background."""
     decoder = Decoder(CONFIG)
     hidden, hidden_bias = torch.zeros(16, 8), torch.zeros(16)
-    hidden[0, 0], hidden_bias[0] = -30, 30  # about 30 (1 - q) inside, nothing outside
-    hidden[1, 1], hidden_bias[1] = 400, -400 * HAIR_LINE  # rises above the hair line
+    hidden[0, 0], hidden_bias[0] = -300, 300  # about 300 (1 - q) inside, nothing outside
+    hidden[1, 1], hidden_bias[1] = 200, 4 - 200 * HAIR_LINE  # 4 at the hair line
     for unit in (2, 3, 4):
         hidden[unit, unit] = 1
     out, bias = torch.zeros(8 + 1 + 19, 16), torch.zeros(8 + 1 + 19)
@@ -59,7 +59,7 @@ def head_decoder() -> Decoder:
         out[feature, 2 + feature % 3] = 0.5 * feature
     out[8, 0], bias[8] = 700, -10
     classes, class_bias = out[9:], bias[9:]
-    classes[0, 0], class_bias[0] = -100, 60
+    classes[0, 0], class_bias[0] = -3640, 60
     classes[HAIR, 1] = 2
     class_bias[SKIN] = 8
     with torch.no_grad():

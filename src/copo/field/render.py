@@ -260,16 +260,21 @@ def _normals(field: Field, rays: Rays, out: RayOutput, sampling: SamplingConfig)
     return torch.cat([surface_normals(field, points[:, span]) for span in _spans(rays, sampling)], dim=1)
 
 
+NORMAL_STEP = 0.05
+"""Distance of those samples from the surface, in texels of the planes."""
+
+
 def surface_normals(field: Field, points: Tensor) -> Tensor:
     """Unit normals (B, N, 3), pointing to where the density falls; zero where it does not change.
 
-    The gradient is a finite difference over one texel of the planes, which are only piecewise smooth.
+    The gradient is a finite difference over a small part of a texel: surfaces are often thinner than a texel, and
+    across one the density is so curved that wider differences point askew.
 
     Args:
         field: What the points lie in.
         points: (B, N, 3) world, metres.
     """
     directions = torch.tensor(TETRAHEDRON, dtype=points.dtype, device=points.device)
-    corners = points[:, :, None] + field.texel * directions
+    corners = points[:, :, None] + NORMAL_STEP * field.texel * directions
     density = field.probe(corners.flatten(1, 2)).density.unflatten(1, (-1, len(directions)))
     return torch.nn.functional.normalize(-(density @ directions), dim=-1)
