@@ -114,6 +114,36 @@ class Graph:
         self.graph = graph
 
 
+class GraphedStep:
+    """A loss and its gradients, recorded as one CUDA graph: for training steps of fixed shapes.
+
+    Every call overwrites `.grad` of the parameters with fresh gradients; they are not accumulated. On a CPU the step is
+    simply run.
+
+    Args:
+        loss: Takes tensors, returns a scalar that has a gradient; the same work on every call.
+        parameters: Whose gradients are wanted.
+    """
+
+    def __init__(self, loss: Callable[..., Tensor], parameters: Sequence[Tensor]) -> None:
+        self.loss, self.parameters = loss, list(parameters)
+        self._graph = Graph(self._step)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Run on these inputs, which have the shapes of the first call -> the loss."""
+        (value,) = self._graph(*inputs)
+        assert value is not None
+        return value
+
+    def _step(self, *inputs: Tensor) -> tuple[Tensor]:
+        for parameter in self.parameters:
+            parameter.grad = None
+        with torch.enable_grad():
+            value = self.loss(*inputs)
+            value.backward()
+        return (value.detach(),)
+
+
 class GraphedPortraitField(PortraitField):
     """A `PortraitField` in half precision by fused kernels and CUDA graphs. It holds copies of the generator's weights.
 

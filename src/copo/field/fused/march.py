@@ -25,8 +25,11 @@ from copo.networks.decoder import Decoder, DecoderWeights
 PRECISION = torch.float16
 """Type of plane features and of the operands of the decoder's matrix products; sums are float32."""
 
-RAYS = 64
-"""Rays of a program: one warpgroup's rows of a Hopper matrix instruction."""
+RAYS, WARPS = 64, 4
+"""Rays and warps of a program: one warpgroup's rows of a Hopper matrix instruction."""
+
+GRADIENT_RAYS, GRADIENT_WARPS = 64, 8
+"""The same for the backward march, which keeps more in registers."""
 
 GRADIENT_PROGRAMS = 2
 """Programs of the backward march per multiprocessor."""
@@ -219,7 +222,7 @@ def place(
     kernels.densities[triton.cdiv(count, RAYS), batch](
         planes, planes if static is None else static, origins, directions, *packed[:4], random, density,
         count, s.coarse, *_layout(planes), scene.scale, scene.box, s.near, step, s.distance, bits, softness,
-        **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", JITTER=s.jitter,
+        **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", JITTER=s.jitter, num_warps=WARPS,
     )  # fmt: skip
     nc, nf = triton.next_power_of_2(s.coarse), triton.next_power_of_2(s.fine)
     rays = max(1, 128 // nc)
@@ -264,7 +267,7 @@ def march(
         count, samples, packed.features, *_layout(planes), scene.scale, scene.box, scene.last_step, s.far, s.distance,
         -math.log(cutoff) if cutoff else 0.0, bits, softness,
         **packed.sizes, NF=len(packed.linear_b), RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", STOP=cutoff > 0,
-        DYNAMIC_LABELS=dynamic_labels, SUMS=sums,
+        DYNAMIC_LABELS=dynamic_labels, SUMS=sums, num_warps=WARPS,
     )  # fmt: skip
     return out, row
 
@@ -301,7 +304,7 @@ class _March(torch.autograd.Function):
         channels, size = planes.shape[2], planes.shape[3]
         like = {"device": planes.device, "dtype": torch.float32}
         planes_grad = torch.zeros(batch, size, size, 3, channels, **like)
-        tiles = triton.cdiv(count, RAYS) * batch
+        tiles = triton.cdiv(count, GRADIENT_RAYS) * batch
         processors = 1 if interpreted() else torch.cuda.get_device_properties(planes.device).multi_processor_count
         programs = min(tiles, processors * GRADIENT_PROGRAMS)
         partial = [torch.empty(programs, *w.shape, **like) for w in (w1, b1, heads_w, heads_b)]
@@ -310,8 +313,8 @@ class _March(torch.autograd.Function):
             planes, origins, directions, depths, w1, b1, heads_w, heads_b, hidden_sum, row,
             hidden_grad.contiguous(), row_grad.contiguous(), planes_grad, *partial,
             count, tiles, samples, *_layout(planes), scene.scale, scene.box, scene.last_step,
-            C=channels, HID=len(b1), NH=len(heads_b), K=ctx.class_count, RAYS=RAYS,
-            CLIP=scene.sampling.outside == "nothing", GRAD=_GRADIENT_TYPE,
+            C=channels, HID=len(b1), NH=len(heads_b), K=ctx.class_count, RAYS=GRADIENT_RAYS,
+            CLIP=scene.sampling.outside == "nothing", GRAD=_GRADIENT_TYPE, num_warps=GRADIENT_WARPS,
         )  # fmt: skip
         w1_grad, b1_grad, heads_w_grad, heads_b_grad = (p.sum(0) for p in partial)
         features, classes = ctx.features, ctx.class_count
