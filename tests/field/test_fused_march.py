@@ -13,10 +13,12 @@ from copo.camera import Camera
 from copo.config import PRESETS
 from copo.errors import CopoError
 from copo.field.blending import Blend
+from copo.field.composite import OPAQUE_STEP, composite_weights, step_lengths
 from copo.field.fused import backend_for
-from copo.field.fused.march import render_rays_fused
+from copo.field.fused.march import Scene, pack, place, render_rays_fused, texels
 from copo.field.rays import camera_rays
 from copo.field.render import RayOutput, SamplingConfig, render_rays
+from copo.field.sampling import importance_depths, uniform_depths
 from copo.networks.decoder import Decoder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -115,6 +117,32 @@ def test_gradients_as_plain_twin(opaque_end):
     for name, plain, fused in zip(["planes", *dict(decoder.named_parameters())], *found, strict=True):
         assert plain.norm() > 0
         assert (fused - plain).norm() < 0.02 * plain.norm(), name
+
+
+@pytest.mark.parametrize("jitter", [False, True])
+def test_every_sample_has_a_place_even_where_sets_coincide(jitter):
+    """A field that is the same everywhere puts fine samples exactly on coarse ones."""
+    planes, decoder, _ = scene(batch=1)
+    camera = Camera.from_pitch_yaw(torch.tensor([1.5]), torch.tensor([1.4])).to(DEVICE)
+    rays = camera_rays(camera, 64 if DEVICE == "cuda" else 4)
+    sampling = replace(SAMPLING, coarse=17, fine=15, jitter=jitter)
+    field = (texels(torch.zeros_like(planes)), None)
+    found = place(
+        field,
+        pack(decoder.linears(), CONFIG.feature_channels),
+        rays.origins.contiguous(),
+        rays.directions.contiguous(),
+        Scene(BOX, sampling, None),
+        torch.Generator(DEVICE).manual_seed(3),
+    )
+    near, far = sampling.depth_range(rays)
+    generator = torch.Generator(DEVICE).manual_seed(3)
+    coarse = uniform_depths(near, far, sampling.coarse, generator, jitter)
+    density = decoder(planes.new_zeros(CONFIG.plane_channels)).density
+    weights = composite_weights(density.expand_as(coarse), step_lengths(coarse, OPAQUE_STEP))
+    fine = importance_depths(coarse, weights, sampling.fine, generator, jitter)
+    expected = torch.cat([coarse, fine], dim=-1).sort(-1).values
+    assert (found - expected).abs().max() < 1e-4 * (sampling.far - sampling.near)
 
 
 def test_jitter_moves_samples_reproducibly():

@@ -229,14 +229,20 @@ def place_samples(
     ok = (rays < n_rows)[:, None]
     rows = tl.minimum(rays, n_rows - 1).to(tl.int64)
     ox, oy, oz = load_ray(origins, rows)
-    start = tl.sqrt(ox * ox + oy * oy + oz * oz) - distance + near
+    # Depths are compared below, maybe in several layouts of threads, each with its own copy of them: with explicit
+    # fused operations all copies have the same bits, and no two samples claim the same place.
+    start = tl.sqrt(tl.fma(ox, ox, tl.fma(oy, oy, oz * oz))) - distance + near
     i = tl.arange(0, NC)
-    t = start[:, None] + step * i[None, :].to(tl.float32)
-    t_next = t + step
+    number = tl.broadcast_to(i[None, :].to(tl.float32), (RAYS, NC))
     at = rows[:, None] * n_coarse + i[None, :]
     if JITTER:
-        t += step * (tl.load(random + at, mask=(i < n_coarse)[None, :], other=0.5) - 0.5)
-        t_next += step * (tl.load(random + at + 1, mask=(i < n_coarse - 1)[None, :], other=0.5) - 0.5)
+        move = tl.load(random + at, mask=(i < n_coarse)[None, :], other=0.5) - 0.5
+        move_next = tl.load(random + at + 1, mask=(i < n_coarse - 1)[None, :], other=0.5) - 0.5
+    else:
+        move = tl.zeros((RAYS, NC), tl.float32)
+        move_next = move
+    t = tl.fma(number + move, tl.zeros_like(number) + step, start[:, None])
+    t_next = tl.fma(number + 1.0 + move_next, tl.zeros_like(number) + step, start[:, None])
     thickness = tl.where((i == n_coarse - 1)[None, :], last_step, t_next - t)
     thickness *= tl.load(density + at, mask=(i < n_coarse)[None, :], other=0.0)
     passing = tl.where((i < n_coarse - 1)[None, :], thickness, 0.0)
@@ -263,13 +269,12 @@ def place_samples(
     fine = tl.associative_scan(fine, 1, larger)  # rounding must not break the order
 
     # The place of a sample among all is its place in its own set plus the number of earlier ones in the other.
-    earlier_fine = (fine[:, None, :] < t[:, :, None]) & (j < n_fine)[None, None, :]
-    earlier_coarse = (t[:, :, None] <= fine[:, None, :]) & (i < n_coarse)[None, :, None]
+    later = ((t[:, :, None] <= fine[:, None, :]) & (j < n_fine)[None, None, :]).to(tl.int32)
+    earlier_fine = n_fine - tl.sum(later, axis=2)
+    earlier_coarse = tl.sum(tl.where((i < n_coarse)[None, :, None], later, 0), axis=1)
     base = depths + rows[:, None] * (n_coarse + n_fine)
-    place = i[None, :] + tl.sum(earlier_fine.to(tl.int32), axis=2)
-    tl.store(base + place, t, mask=ok & (i < n_coarse)[None, :])
-    place = j[None, :] + tl.sum(earlier_coarse.to(tl.int32), axis=1)
-    tl.store(base + place, fine, mask=ok & (j < n_fine)[None, :])
+    tl.store(base + i[None, :] + earlier_fine, t, mask=ok & (i < n_coarse)[None, :])
+    tl.store(base + j[None, :] + earlier_coarse, fine, mask=ok & (j < n_fine)[None, :])
 
 
 @triton.jit
