@@ -15,7 +15,17 @@ from copo.networks.decoder import Decoder
 AXES = (0.075, 0.1, 0.085)
 """Half axes of the head in metres."""
 BOX = 0.185
-CONFIG = GeneratorConfig(plane_channels=8, decoder_hidden=16, feature_channels=8, plane_resolution=128)
+CONFIG = GeneratorConfig(
+    w_dim=32,
+    mapping_layers=2,
+    channel_base=256,
+    channel_max=16,
+    plane_resolution=128,
+    plane_channels=8,
+    decoder_hidden=16,
+    feature_channels=8,
+    sr_channels=(16, 16),
+)
 SKIN, HAIR = 1, 17
 HAIR_LINE = 0.045
 """Height above which the head is hair, metres."""
