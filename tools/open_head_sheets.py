@@ -11,12 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-import torch  # noqa: E402
+import torch
 
-from copo.formats.pictures import save_image  # noqa: E402
-from copo.formats.provenance import Provenance  # noqa: E402
-from copo.head import sheets  # noqa: E402
-from copo.head.open_head import OpenHead  # noqa: E402
+from copo.formats.pictures import save_image
+from copo.formats.provenance import Provenance
+from copo.head import sheets
+from copo.head.open_head import OpenHead
 
 SHEETS = {
     "identities": sheets.identity_sheet,

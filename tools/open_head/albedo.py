@@ -1,8 +1,8 @@
 """Procedural skin: a mean and named components of human colour, until one is learned from photographs.
 
-Colours are kept as the logarithm of optical density, L = log(-log(albedo)), of the display-referred sRGB value. Pigments
-act on density (Beer-Lambert), people spread about evenly in its logarithm, and albedo = exp(-exp(L)) stays within (0, 1)
-for every coefficient. So albedo(c) = exp(-exp(mean + sum_k c_k component_k)) with c ~ N(0, 1).
+Colours are kept as the logarithm of optical density, L = log(-log(albedo)), of the display-referred sRGB value.
+Pigments act on density (Beer-Lambert), people spread about evenly in its logarithm, and albedo = exp(-exp(L)) stays
+within (0, 1) for every coefficient. So albedo(c) = exp(-exp(mean + sum_k c_k component_k)) with c ~ N(0, 1).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from .mesh import IRIS_ANGLE, PUPIL_ANGLE
+from .occlusion import occlusion
 from .regions import HAIRLINE, JAWLINE, Regions, brow_coordinates, soft_step
 from .source import Floats, Ints
 
 SKIN = (0.765, 0.605, 0.51)  # the mean skin, sRGB
-TONE = (0.42, 0.345, 0.305)  # one standard deviation of melanin, in L
+TONE = (0.40, 0.33, 0.29)  # one standard deviation of melanin, in L
 HAIR = (0.215, 0.165, 0.135)
 HAIR_TONE = (0.17, 0.15, 0.12)  # darker hair
 HAIR_WARM = (-0.075, 0.0, 0.065)
@@ -25,7 +27,7 @@ SCLERA = (0.80, 0.765, 0.74)
 IRIS_SHIFT = (0.13, 0.26, 0.37)  # darker, browner
 TEETH = (0.80, 0.755, 0.665)
 GUM = (0.62, 0.33, 0.32)
-TONGUE = (0.66, 0.36, 0.35)
+TONGUE = (0.60, 0.375, 0.37)
 MOUTH = (0.30, 0.115, 0.11)
 CLOTH = (0.36, 0.39, 0.44)
 TEETH_WIDTHS = (0.082, 0.066, 0.075, 0.070, 0.068, 0.09, 0.09)  # dm along the arch, from the middle
@@ -34,6 +36,16 @@ TEETH_WIDTHS = (0.082, 0.066, 0.075, 0.070, 0.068, 0.09, 0.09)  # dm along the a
 def link(colour: tuple[float, float, float] | Floats) -> Floats:
     """sRGB in (0, 1) to the logarithm of optical density."""
     return np.log(-np.log(np.asarray(colour, dtype=np.float64)))
+
+
+def vertex_normals(position: Floats, faces: Ints) -> Floats:
+    """(V, 3) area-weighted unit normals."""
+    corner = position[faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    total = np.zeros_like(position)
+    for k in range(3):
+        np.add.at(total, faces[:, k], normal)
+    return total / (np.linalg.norm(total, axis=1, keepdims=True) + 1e-12)
 
 
 def unlink(value: Floats) -> Floats:
@@ -97,10 +109,11 @@ def _teeth(regions: Regions) -> tuple[Floats, Floats]:
         borders = np.cumsum(TEETH_WIDTHS)
         near = np.abs(arch[:, None] - borders).min(1)
         near = np.minimum(near, x)
-        edge = q[:, 1].min() if towards > 0 else q[:, 1].max()
-        height = np.abs(q[:, 1] - edge - 0.35 * (q[:, 2].max() - q[:, 2]) * towards * 0)
+        close = np.abs(arch[:, None] - arch[None]) < 0.03  # the biting edge differs along the arch
+        edge = np.where(close, -towards * q[:, 1], -np.inf).max(1)
+        height = towards * q[:, 1] + edge
         gum[on] = soft_step(height, 0.125, 0.05)
-        dark[on] = 0.55 * np.exp(-((near / 0.010) ** 2)) + 1.1 * soft_step(-q[:, 2], -1.28, 0.35)
+        dark[on] = 0.55 * np.exp(-((near / 0.010) ** 2)) + 1.1 * soft_step(-q[:, 2], -1.36, 0.28)
     return gum, dark
 
 
@@ -126,7 +139,6 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     lids = paint.spot(0.32, 7.38, 0.16, 0.05, 1.0)
     mean += (0.30 * cheeks + 0.35 * nose_tip + 0.25 * sockets + 0.5 * r.ears * body)[:, None] * red
     mean += (0.16 * sockets + 0.10 * lids)[:, None] * np.array([1.0, 0.9, 0.6])
-    nostril = r.nose * soft_step(-paint.z, -1.50, 0.10) * soft_step(-y, -6.92, 0.06) * soft_step(-x, -0.15, 0.06)
     rim = np.zeros(len(body))
     for side in ("eye_left", "eye_right"):
         on = r.part == side
@@ -134,10 +146,10 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
         distance = np.linalg.norm(r.position - centre, axis=1)
         rim = np.maximum(rim, body * soft_step(0.166 - distance, 0.0, 0.024) * (z > centre[2] - 0.02))
     upper_rim = rim * soft_step(y, 7.285, 0.03)
-    mean += (0.55 * upper_rim + 0.25 * rim)[:, None] * np.array([1.0, 0.8, 0.6])
+    mean += (0.85 * upper_rim + 0.22 * rim)[:, None] * np.array([1.0, 0.8, 0.6])
     corner = rim * np.exp(-0.5 * (((x - 0.175) / 0.02) ** 2 + ((y - 7.255) / 0.03) ** 2))
     mean += corner[:, None] * np.array([-0.1, 0.35, 0.2])
-    mean = blend(mean, HAIR, 0.72 * brow)
+    mean = blend(mean, HAIR, 0.66 * brow)
     mean = blend(mean, HAIR, scalp)
     beard = skin * soft_step(np.interp(z, *np.array(JAWLINE).T) + 0.5 - y, 0.0, 0.35)
     beard *= soft_step(y, 6.0, 0.25) * soft_step(z, 0.62, 0.25) * (1 - lips) * (1 - r.scalp)
@@ -147,7 +159,14 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     shadow = (lower_cheek + 0.6 * moustache).clip(0, 1)
     blue = np.array([0.34, 0.24, 0.14])
     mean += 0.35 * shadow[:, None] * blue
-    mean += 1.5 * nostril[:, None]
+    mean += paint.spot(0.258, 6.607, 0.022, 0.020, 1.0)[:, None] * np.array([0.45, 0.5, 0.4]) * (1 - lips)[:, None]
+    hidden = np.zeros(len(body))
+    near_nose = (x < 0.24) & (y > 6.78) & (y < 7.12) & (z > 1.1) & (r.inside < 0.5)
+    looked = np.flatnonzero((body > 0) & (near_nose | (r.ears > 0.1)))
+    hidden[looked] = occlusion(r.position, vertex_normals(r.position, faces), faces, looked)
+    nostril = near_nose * soft_step(hidden, 0.58, 0.34)
+    mean += (1.25 * nostril)[:, None] * np.array([1.0, 1.0, 0.9])
+    mean += (0.75 * soft_step(hidden, 0.45, 0.7) * (1 - nostril))[:, None] * np.array([0.9, 1.0, 0.85])
     gum, dark = _teeth(r)
     teeth = np.isin(r.part, ("upper_teeth", "lower_teeth")).astype(float)
     tongue = (r.part == "tongue").astype(float)
@@ -162,16 +181,18 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     eye = r.eye_angle < np.pi
     angle = np.where(eye, r.eye_angle, 0.0)
     degrees = np.degrees(angle)
-    iris = eye * (degrees > 9.9) * (degrees < 24.9)
-    ball = eye * (degrees >= 24.9)
-    iris_mean = np.array([0.18, 0.30, 0.42])
+    iris = eye * (angle > PUPIL_ANGLE) * (angle < IRIS_ANGLE)
+    ball = eye * (angle >= IRIS_ANGLE)
+    iris_mean = np.array([0.10, 0.26, 0.44])
     mean = np.where(eye[:, None], link(SCLERA), mean)
     mean += (ball * 0.75 * soft_step(degrees, 55.0, 45.0))[:, None] * np.array([0.8, 1.0, 1.0])
     mean = np.where((iris > 0)[:, None], iris_mean, mean)
-    limbal = iris * soft_step(degrees, 21.5, 5.0)
-    inner = iris * (1 - soft_step(degrees, 13.0, 6.0))
-    mean += (0.5 * limbal - 0.15 * inner)[:, None]
-    pupil = eye * (degrees <= 9.9)
+    limbal = iris * soft_step(degrees, 19.5, 4.5)
+    inner = iris * (1 - soft_step(degrees, 11.5, 5.0))
+    mean += (0.35 * limbal - 0.15 * inner)[:, None]
+    shade = eye * soft_step(y, 7.335, 0.09)  # under the upper lid
+    mean += (0.45 * shade)[:, None]
+    pupil = eye * (angle <= PUPIL_ANGLE)
     mean = np.where((pupil > 0)[:, None], 1.15, mean)
 
     names: list[str] = []
@@ -186,7 +207,7 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
 
     tone = np.array(TONE)
     hair = brow * 0.8 + scalp
-    add("tone", (bare * (1 - 0.35 * lips), tuple(tone)), (hair, (0.16, 0.14, 0.11)), (iris, (0.10, 0.20, 0.28)),
+    add("tone", (bare * (1 - 0.35 * lips), tuple(tone)), (hair, (0.26, 0.24, 0.21)), (iris, (0.10, 0.20, 0.28)),
         (teeth * gum + tongue + r.inside, 0.05), (ball, (0.05, 0.07, 0.10)))  # fmt: skip
     add("redness", (bare, (0.005, 0.045, 0.028)), (lips, (0.0, 0.02, 0.01)))
     add("yellowness", (bare, (-0.012, 0.006, 0.045)))
@@ -194,8 +215,8 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     add("cheek_redness", (cheeks * bare, (0.01, 0.09, 0.065)))
     add("nose_redness", (nose_tip * bare, (0.01, 0.08, 0.055)))
     add("ear_redness", (r.ears * body, (0.01, 0.07, 0.05)))
-    add("lip_redness", (lips, (-0.02, 0.085, 0.055)))
-    add("lip_darkness", (lips, (0.09, 0.075, 0.055)))
+    add("lip_redness", (lips, (-0.015, 0.065, 0.042)))
+    add("lip_darkness", (lips, (0.07, 0.06, 0.045)))
     add("lip_pink", (lips, (0.0, 0.02, -0.045)))
     border = lips * (1 - lips) * 4
     add("lip_border", (border, (0.05, 0.06, 0.04)), (lips, (0.015, 0.015, 0.01)))
@@ -245,12 +266,14 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     fold = np.exp(-0.5 * ((x - np.interp(y, (6.45, 6.62, 6.80, 6.92), (0.33, 0.325, 0.27, 0.20))) / 0.022) ** 2)
     fold *= soft_step(y, 6.46, 0.12) * soft_step(-y, -6.92, 0.08) * skin * (z > 1.0)
     add("smile_lines", (fold, (0.06, 0.065, 0.05)))
-    lines = np.cos((y - 7.72 - 0.03 * np.cos(6 * x)) * 2 * np.pi / 0.115).clip(0, 1) * paint.spot(0.0, 7.80, 0.42, 0.13, 1.0)
+    lines = np.cos((y - 7.72 - 0.03 * np.cos(6 * x)) * 2 * np.pi / 0.115).clip(0, 1) * paint.spot(
+        0.0, 7.80, 0.42, 0.13, 1.0
+    )
     feet = np.exp(-0.5 * (((x - 0.53) / 0.05) ** 2 + ((y - 7.27) / 0.09) ** 2)) * skin * (z > 0.8)
     add("wrinkles", (lines * bare, (0.045, 0.05, 0.04)), (feet, (0.045, 0.05, 0.04)))
     add("neck_tone", (r.neck * bare, (0.035, 0.042, 0.035)))
-    side = np.sign(r.position[:, 0]) * soft_step(x, 0.25, 0.5)
-    add("side_tone", (side * bare, (0.02, 0.02, 0.016)))
+    halves = np.sign(r.position[:, 0]) * soft_step(x, 0.25, 0.5)
+    add("side_tone", (halves * bare, (0.02, 0.02, 0.016)))
     line = np.exp(-0.5 * ((y - np.interp(z, *np.array(HAIRLINE).T) + 0.03) / 0.06) ** 2) * skin * (1 - r.ears)
     add("hairline", (line * (1 - r.neck), tuple(0.10 * contrast)))
     add("hair_density", (scalp, tuple(0.07 * contrast)))

@@ -25,6 +25,18 @@ def _turn(unit: str) -> Floats:
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
+def _tongue_follows_jaw(source: Source, control: Control, delta: Floats) -> Floats:
+    """Half of the tongue's motion is made that of the lower teeth, so that it lies lower in the open mouth."""
+    groups = source.base.quads
+    teeth = np.flatnonzero(np.isin(control.used, groups["helper-lower-teeth"]))
+    tongue = np.flatnonzero(np.isin(control.used, groups["helper-tongue"]))
+    rest = np.c_[control.positions(source.base.vertices), np.ones(control.count)]
+    motion = np.linalg.lstsq(rest[teeth], delta[teeth], rcond=None)[0]
+    out = delta.copy()
+    out[tongue] = 0.5 * delta[tongue] + 0.5 * rest[tongue] @ motion
+    return out
+
+
 def build_expressions(source: Source, control: Control, names: tuple[str, ...]) -> Floats:
     """(52, C, 3) displacements at 1, dm."""
     out = []
@@ -36,7 +48,7 @@ def build_expressions(source: Source, control: Control, names: tuple[str, ...]) 
             eye = control.eye(0 if name.endswith("Left") else 1)
             arms = np.concatenate([np.zeros((1, 3)), EYE_RADIUS * np.eye(3)])
             delta[eye] = arms @ (_turn(name) - np.eye(3)).T
+        if name == "jawOpen":
+            delta = _tongue_follows_jaw(source, control, delta)
         out.append(delta)
     return np.stack(out)
-
-

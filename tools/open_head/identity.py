@@ -18,10 +18,12 @@ AGE_CHILD, AGE_LOWEST = 11.0, 18.0
 # Standard deviation of the local sliders (MakeHuman's run from -1 to 1), by the beginning of the target's name.
 # They are cut off at 2.2 standard deviations, and never leave [-1, 1].
 SLIDERS: dict[str, float] = {
-    "head/head-age": 0.12, "head/head-angle": 0.12, "head/head-back": 0.2, "head/head-fat": 0.18, "head/head-scale": 0.17,
-    "head/head-trans": 0.0, "head/head-": 0.22, "forehead/": 0.25, "eyebrows/": 0.25, "neck/neck-trans": 0.0,
-    "neck/": 0.18, "eyes/": 0.24, "eyes/eye-scale": 0.18, "nose/": 0.24, "mouth/": 0.24, "mouth/mouth-trans": 0.17,
-    "ears/": 0.24, "ears/ear-shape": 0.25, "ears/ear-wing": 0.25, "chin/": 0.22, "cheek/": 0.24, "cheek/cheek-inner": 0.15,
+    "head/head-age": 0.12, "head/head-angle": 0.12, "head/head-back": 0.2, "head/head-fat": 0.18,
+    "head/head-scale": 0.17, "head/head-trans": 0.0, "head/head-": 0.22, "forehead/": 0.25, "eyebrows/": 0.18,
+    "neck/neck-trans": 0.0, "neck/": 0.18, "eyes/": 0.24, "eyes/eye-scale": 0.18,
+    "nose/": 0.24, "mouth/": 0.24, "mouth/mouth-trans": 0.17,
+    "ears/": 0.24, "ears/ear-shape": 0.25, "ears/ear-wing": 0.25, "chin/": 0.22, "cheek/": 0.24,
+    "cheek/cheek-inner": 0.15,
 }  # fmt: skip
 ASYMMETRY = 0.07  # standard deviation of half the difference between the two sides' sliders
 PAIRS = (
@@ -135,10 +137,14 @@ def _rigid_removed(displacement: Floats, reference: Floats, weight: Floats) -> F
     reference), so the alignment is a projection and the space of heads stays linear.
     """
     centred = reference - (weight[:, None] * reference).sum(0) / weight.sum()
-    fields = [np.broadcast_to(axis, centred.shape) for axis in np.eye(3)] + [np.cross(axis, centred) for axis in np.eye(3)]
+    fields = [np.broadcast_to(axis, centred.shape) for axis in np.eye(3)] + [
+        np.cross(axis, centred) for axis in np.eye(3)
+    ]
     basis = np.stack(fields).reshape(6, -1)
     measure = np.repeat(np.sqrt(weight), 3)
-    amount = np.linalg.lstsq((basis * measure).T, (displacement.reshape(len(displacement), -1) * measure).T, rcond=None)[0]
+    amount = np.linalg.lstsq(
+        (basis * measure).T, (displacement.reshape(len(displacement), -1) * measure).T, rcond=None
+    )[0]
     return displacement - (amount.T @ basis).reshape(displacement.shape)
 
 

@@ -13,7 +13,7 @@ PLACEMENT = Path(__file__).with_name("landmarks.json")
 
 
 def locate(points: Floats, uv: Floats, uv_faces: Ints) -> tuple[Ints, Floats]:
-    """The triangle and barycentric weights at (N, 2) texture coordinates; the nearest triangle where none contains it."""
+    """Triangle and barycentric weights at (N, 2) texture coordinates; the nearest triangle where none contains it."""
     corner = uv[uv_faces]  # (F, 3, 2)
     a, ab, ac = corner[:, 0], corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
     area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
@@ -26,7 +26,9 @@ def locate(points: Floats, uv: Floats, uv_faces: Ints) -> tuple[Ints, Floats]:
         w = (ab[:, 0] * ap[:, 1] - ab[:, 1] * ap[:, 0]) / area
         bary = np.stack([1 - v - w, v, w], 1)
         outside = -bary.clip(max=0).sum(1)
-        distance = np.linalg.norm(np.einsum("fk,fkd->fd", bary.clip(0) / bary.clip(0).sum(1, keepdims=True), corner) - point, axis=1)
+        distance = np.linalg.norm(
+            np.einsum("fk,fkd->fd", bary.clip(0) / bary.clip(0).sum(1, keepdims=True), corner) - point, axis=1
+        )
         best = int(np.argmin(np.where(usable, distance + 1e-9 * outside, np.inf)))
         clipped = bary[best].clip(0)
         faces.append(best)

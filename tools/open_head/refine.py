@@ -17,7 +17,7 @@ TEETH_EDGE = 0.035
 LEVELS = 3
 
 
-def _sample(mask: Floats, uv: Floats) -> Floats:
+def sample_mask(mask: Floats, uv: Floats) -> Floats:
     """Nearest mask value at (..., 2) texture coordinates."""
     height, width = mask.shape
     row = ((1 - uv[..., 1]) * height).astype(int).clip(0, height - 1)
@@ -34,7 +34,7 @@ def _longest_allowed(centre: Floats, part: str, lips: float, inside: float, norm
         return 1.0
     if lips > 0.5:
         return LIP_EDGE
-    if 7.42 < y < 7.70 and x < 0.62 and z > 1.0:
+    if 7.42 < y < 7.70 and x < 0.64 and z > 0.85:
         return BROW_EDGE
     if z > 0.75 and 6.25 < y < 8.1:
         return FACE_EDGE
@@ -61,7 +61,9 @@ def refine(mesh: Polygons, control: Floats, lips: Floats, inside: Floats) -> Pol
             uv = mesh.uv[uvs].mean(0)
             normal = np.cross(p[2] - p[0], p[3] - p[1])
             normal /= np.linalg.norm(normal) + 1e-12
-            allowed = _longest_allowed(p.mean(0), mesh.part[f], float(_sample(lips, uv)), float(_sample(inside, uv)), normal)
+            allowed = _longest_allowed(
+                p.mean(0), mesh.part[f], float(sample_mask(lips, uv)), float(sample_mask(inside, uv)), normal
+            )
             if np.linalg.norm(p - np.roll(p, -1, 0), axis=1).max() > allowed:
                 chosen.add(f)
         if not chosen:

@@ -10,16 +10,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .refine import _sample
+from .mesh import EYE_CONVERGENCE
+from .refine import sample_mask
 from .source import Floats, Ints, Source
 
 # Curves y(z) in profile: scalp above HAIRLINE, neck below JAWLINE.
-HAIRLINE = ((-1.3, 6.70), (-0.4, 6.72), (0.1, 6.85), (0.35, 6.98), (0.50, 7.05), (0.66, 7.12), (0.76, 7.20), (0.80, 7.45),
-            (0.88, 7.66), (0.98, 7.78), (1.06, 7.88), (1.12, 7.97), (1.20, 8.03), (1.6, 8.05))  # fmt: skip
-JAWLINE = ((0.15, 6.95), (0.30, 6.84), (0.45, 6.62), (0.60, 6.42), (0.75, 6.27), (0.95, 6.16), (1.15, 6.12), (1.6, 6.10))
+HAIRLINE = (
+    (-1.3, 6.70), (-0.4, 6.72), (0.1, 6.85), (0.35, 6.98), (0.50, 7.05), (0.66, 7.12), (0.76, 7.20), (0.80, 7.45),
+    (0.88, 7.66), (0.98, 7.78), (1.06, 7.88), (1.12, 7.97), (1.20, 8.03), (1.6, 8.05),
+)  # fmt: skip
+JAWLINE = (
+    (0.15, 6.95),
+    (0.30, 6.84),
+    (0.45, 6.62),
+    (0.60, 6.42),
+    (0.75, 6.27),
+    (0.95, 6.16),
+    (1.15, 6.12),
+    (1.6, 6.10),
+)
 # The brow of the left side: x, y of its middle line, half its height (dm).
-BROW = ((0.110, 7.462, 0.026), (0.18, 7.482, 0.031), (0.28, 7.508, 0.030), (0.38, 7.522, 0.025), (0.46, 7.512, 0.019),
-        (0.545, 7.478, 0.010))  # fmt: skip
+BROW = ((0.110, 7.482, 0.026), (0.18, 7.494, 0.030), (0.28, 7.508, 0.029), (0.38, 7.518, 0.024), (0.46, 7.512, 0.018),
+        (0.545, 7.484, 0.010))  # fmt: skip
 
 
 def soft_step(value: Floats, edge: float, width: float) -> Floats:
@@ -30,7 +42,7 @@ def soft_step(value: Floats, edge: float, width: float) -> Floats:
 
 @dataclass(frozen=True)
 class Brow:
-    """Coordinates along a brow: `along` 0 at the nose to 1 at the temple, `across` -1 to 1 from its lower to its upper edge."""
+    """On a brow: `along` is 0 at the nose, 1 at the temple; `across` -1 at its lower, 1 at its upper edge."""
 
     along: Floats
     across: Floats
@@ -81,7 +93,7 @@ def _nose(p: Floats) -> Floats:
 
 def vertex_mask(mask: Floats, uv: Floats, uv_faces: Ints, faces: Ints, count: int) -> Floats:
     """UV mask averaged over the corners that meet in each vertex."""
-    value = _sample(mask, uv[uv_faces.reshape(-1)])
+    value = sample_mask(mask, uv[uv_faces.reshape(-1)])
     total = np.bincount(faces.reshape(-1), value, count)
     return total / np.maximum(np.bincount(faces.reshape(-1), minlength=count), 1)
 
@@ -102,7 +114,9 @@ def find_regions(
     for name in sorted(set(face_part)):
         part[np.unique(faces[np.array(face_part) == name])] = name
     body = (part == "body").astype(float)
-    masks = {n: body * vertex_mask(source.mask(n), uv, uv_faces, faces, count) for n in ("lips", "ears", "inside-mouth")}
+    masks = {
+        n: body * vertex_mask(source.mask(n), uv, uv_faces, faces, count) for n in ("lips", "ears", "inside-mouth")
+    }
     lips, ears, inside = masks["lips"], masks["ears"], masks["inside-mouth"]
     upper = (jaw_open[:, 1] > -0.09).astype(float)
     lips = lips * (1 - inside)
@@ -114,7 +128,7 @@ def find_regions(
     cloth = body * soft_step(collar - y, 0.0, 0.02)
     brow_at = brow_coordinates(p)
     brow = body * soft_step(1.25 - np.abs(brow_at.across), 0.0, 0.7)
-    brow *= soft_step(brow_at.along, 0.0, 0.10) * soft_step(1 - brow_at.along, 0.0, 0.16)
+    brow *= soft_step(brow_at.along, 0.04, 0.20) * soft_step(1 - brow_at.along, 0.0, 0.16)
     nose = body * _nose(p) * (1 - inside)
 
     left = p[:, 0] > 0
@@ -135,8 +149,6 @@ def find_regions(
     for name, turn in (("eye_left", -1.0), ("eye_right", 1.0)):
         on = part == name
         centre = (p[on].max(0) + p[on].min(0)) / 2
-        from .mesh import EYE_CONVERGENCE
-
         sight = np.array([turn * np.sin(EYE_CONVERGENCE), 0, np.cos(EYE_CONVERGENCE)])
         unit = (p[on] - centre) / np.linalg.norm(p[on] - centre, axis=1, keepdims=True)
         angle[on] = np.arccos((unit @ sight).clip(-1, 1))

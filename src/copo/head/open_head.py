@@ -1,12 +1,13 @@
 """The open head: identity, the 52 ARKit units and skin on CC0 MakeHuman data, in one small asset (docs/open_head.md).
 
-Geometry is linear: control vertices = mean + shape basis + expression basis, and the 8,859 vertices of the mesh are fixed
-weighted sums of the 4,968 control vertices. Both steps are folded into one matrix when the asset is loaded. Skin is
-exp(-exp(mean + basis @ coefficients)), which is pigment acting on optical density and stays within (0, 1).
+Geometry is linear: control vertices = mean + shape basis + expression basis, and the 8,923 vertices of the mesh are
+fixed weighted sums of the 4,968 control vertices. Both steps are folded into one matrix when the asset is loaded.
+Skin is exp(-exp(mean + basis @ coefficients)), which is pigment acting on optical density and stays within (0, 1).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from importlib import resources
 from pathlib import Path
@@ -36,7 +37,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class OpenHead(nn.Module):
-    """A bust with eyes, teeth and tongue in the scene of the method: metres, y up, looking along +z, eyes near y = 0.02.
+    """A bust with eyes, teeth and tongue in the scene of the method: metres, y up, looking along +z.
 
     Attributes:
         name: "open_head".
@@ -112,7 +113,9 @@ class OpenHead(nn.Module):
         shape = self._checked("shape", shape, self.spec.shape)
         expression = self._checked("expression", expression, self.spec.expression)
         if len(shape) != len(expression) and 1 not in (len(shape), len(expression)):
-            raise CopoError(f"batches differ: {len(shape)} shapes and {len(expression)} expressions; give as many of both")
+            raise CopoError(
+                f"batches differ: {len(shape)} shapes and {len(expression)} expressions; give as many of both"
+            )
         batch = max(len(shape), len(expression))
         coefficients = torch.cat([shape.expand(batch, -1), expression.expand(batch, -1)], dim=1)
         return self._geometry_mean + (coefficients @ self._geometry_basis).unflatten(1, (-1, 3))
@@ -127,7 +130,7 @@ class OpenHead(nn.Module):
         return torch.exp(-torch.exp(self._albedo_mean + (albedo @ self._albedo_basis).unflatten(1, (-1, 3))))
 
     def landmarks68(self, vertices: Tensor) -> Tensor:
-        """(B, V, 3) -> (B, 68, 3), iBUG order (1-17 jaw from the person's right, 18-27 brows, ..., 61-68 inner mouth)."""
+        """(B, V, 3) -> (B, 68, 3), iBUG order, beginning at the person's right."""
         return vertices[:, self.topology.landmarks68]
 
     def landmarks478(self, vertices: Tensor) -> Tensor:
@@ -157,7 +160,9 @@ def read_asset(path: Path) -> tuple[Arrays, dict[str, Any]]:
             if not isinstance(facts, dict) or facts.get("format") != FORMAT:
                 raise CopoError(f"{path} is not an open head: {rebuild}")
             if facts.get("version") != VERSION:
-                raise CopoError(f"open head {path} has version {facts.get('version')}, this program reads {VERSION}: {rebuild}")
+                raise CopoError(
+                    f"open head {path} has version {facts.get('version')}, this program reads {VERSION}: {rebuild}"
+                )
             missing = sorted(set(_REQUIRED) - set(file.keys()))
             if missing:
                 raise CopoError(f"open head {path} lacks {missing[0]}: {rebuild}")
@@ -173,7 +178,7 @@ def _dense_units(arrays: Arrays, count: int) -> NDArray[np.float32]:
     """(52, C, 3) from the sparse storage."""
     start = arrays["expression_start"]
     dense = np.zeros((len(start) - 1, count, 3), dtype=np.float32)
-    for unit, (begin, end) in enumerate(zip(start[:-1], start[1:], strict=True)):
+    for unit, (begin, end) in enumerate(itertools.pairwise(start)):
         dense[unit, arrays["expression_vertex"][begin:end]] = arrays["expression_delta"][begin:end]
     return dense
 

@@ -130,7 +130,7 @@ def label_sheet(head: HeadModel, tile: int = 320, seed: int | None = None) -> Pi
 
 
 def landmark_sheet(head: HeadModel, tile: int = 400) -> Picture:
-    """The landmarks over renders of several people, expressions and sides: large dots iBUG 68, small dots MediaPipe 478.
+    """The landmarks over renders of several people, expressions and sides: large dots 68, small dots 478.
 
     Points on the far side of the head, told by the depth of the surface, are left out.
     """
