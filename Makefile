@@ -33,7 +33,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/copo bench head
+	$(BIN)/python benchmarks/head.py
 	$(BIN)/copo bench render
 
 package: setup
