@@ -49,7 +49,10 @@ def from_uint8(images: Picture) -> Tensor:
 
 
 def load_image(
-    path: str | os.PathLike[str], keep_alpha: bool = False, background: tuple[int, int, int] = (255, 255, 255)
+    path: str | os.PathLike[str] | bytes,
+    keep_alpha: bool = False,
+    background: tuple[int, int, int] = (255, 255, 255),
+    name: str | None = None,
 ) -> Picture:
     """Read a picture of any common kind as sRGB, upright.
 
@@ -57,9 +60,10 @@ def load_image(
     followed; only the first frame of an animation is read.
 
     Args:
-        path: The file.
+        path: The file, or its content as bytes.
         keep_alpha: Return transparency as a fourth channel instead of putting the picture on `background`.
         background: Colour behind transparent parts.
+        name: What to call it in errors; by default the path.
 
     Returns:
         (H, W, 3) uint8, or (H, W, 4) with `keep_alpha` (opaque where the file has no transparency).
@@ -67,8 +71,9 @@ def load_image(
     Raises:
         CopoError: The file is missing, no picture, truncated, or too large to be one.
     """
-    with _open(path) as opened:
-        image = _to_eight_bits(path, _srgb(ImageOps.exif_transpose(opened)))
+    title = name or ("in memory" if isinstance(path, bytes) else path)
+    with _open(io.BytesIO(path) if isinstance(path, bytes) else path, title) as opened:
+        image = _to_eight_bits(title, _srgb(ImageOps.exif_transpose(opened)))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         if not keep_alpha:
@@ -265,10 +270,11 @@ def contact_sheet(
 # --- inside -----------------------------------------------------------------------------------------------------
 
 
-def _open(path: str | os.PathLike[str]) -> Image.Image:
+def _open(file: str | os.PathLike[str] | io.BytesIO, title: str | os.PathLike[str] | None = None) -> Image.Image:
     """Open and decode a picture; everything that can be wrong with the file becomes one line."""
+    path = file if title is None else title
     try:
-        image = Image.open(path)
+        image = Image.open(file)
         image.load()
         return image
     except FileNotFoundError:

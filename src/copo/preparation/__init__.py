@@ -1,0 +1,1 @@
+"""Photographs and videos to a training set (docs/prepare.md): sources, units of work, engines, assembly, report."""

@@ -1,0 +1,241 @@
+"""Who works on the units: this process, a pool of processes that may die, or a Ray cluster.
+
+Every engine stores results in the work folder and tells `done` about each finished unit. An engine stops early only
+where going on is useless: a model is missing, or results cannot be written.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from copo.errors import CopoError
+from copo.preparation.config import PrepareConfig
+from copo.preparation.process import Preparer, frame_name
+from copo.preparation.store import WorkFolder
+from copo.preparation.units import Rejected, Unit, UnitResult, result_to_bytes
+
+ATTEMPTS = 2
+"""Times that a unit may take its worker with it before its photographs are rejected."""
+
+Done = Callable[[Unit], None]
+"""Called after a unit was stored."""
+
+
+def run_here(units: Sequence[Unit], config: PrepareConfig, out: Path, done: Done) -> None:
+    """One unit after the other in this process.
+
+    Raises:
+        CopoError: A model is missing, or a result cannot be stored.
+    """
+    store, preparer = WorkFolder(out), Preparer(config, torch.get_num_threads())
+    for unit in units:
+        store.put(preparer.run(unit))
+        done(unit)
+
+
+def run_pool(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, done: Done) -> None:
+    """A pool of processes on this machine. A worker that dies is replaced and its unit tried once more.
+
+    Raises:
+        CopoError: A model is missing, a result cannot be stored, or workers die before they begin.
+    """
+    context = multiprocessing.get_context("spawn")
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    todo = list(reversed(units))
+    attempts: dict[str, int] = {}
+    pool: list[_Worker] = []
+    store = WorkFolder(out)
+    try:
+        for _ in range(min(workers, len(todo))):
+            pool.append(_Worker(context, config, out, threads))
+        for worker in pool:
+            worker.give(todo.pop())
+        while any(worker.unit is not None for worker in pool):
+            ready = wait([worker.connection for worker in pool if worker.unit is not None])
+            for i, worker in enumerate(pool):
+                if worker.connection not in ready or worker.unit is None:
+                    continue
+                unit, problem = worker.take()
+                if problem is not None:
+                    if problem.message is not None:
+                        raise CopoError(problem.message)
+                    attempts[unit.id] = attempts.get(unit.id, 0) + 1
+                    worker.stop()
+                    worker = pool[i] = _Worker(context, config, out, threads)
+                    if attempts[unit.id] < ATTEMPTS:
+                        worker.give(unit)
+                        continue
+                    store.put(crashed(unit, problem.code))
+                done(unit)
+                if todo:
+                    worker.give(todo.pop())
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def crashed(unit: Unit, code: int | None) -> UnitResult:
+    """The result of a unit that kills whoever works on it."""
+    names = [s.name for s in unit.sources] if not unit.times else [frame_name(unit.sources[0], t) for t in unit.times]
+    reason = ("crash", f"the worker died twice while working on this (exit code {code})")
+    return UnitResult(unit.id, (), tuple(Rejected(name, (reason,)) for name in names))
+
+
+class _Problem:
+    """Why a unit has no result: a message for the user, or the exit code of a dead worker."""
+
+    def __init__(self, message: str | None = None, code: int | None = None) -> None:
+        self.message, self.code = message, code
+
+
+class _Worker:
+    """A process, and the unit that it works on."""
+
+    def __init__(self, context: Any, config: PrepareConfig, out: Path, threads: int) -> None:
+        self.connection, other = context.Pipe()
+        self.unit: Unit | None = None
+        self.process: SpawnProcess = context.Process(target=_work, args=(other, config, out, threads), daemon=True)
+        self.process.start()
+        other.close()
+
+    def give(self, unit: Unit) -> None:
+        self.unit = unit
+        with suppress(OSError):  # where it died meanwhile, `take` will see it
+            self.connection.send(unit)
+
+    def take(self) -> tuple[Unit, _Problem | None]:
+        """The finished unit, with what went wrong."""
+        unit, self.unit = self.unit, None
+        assert unit is not None
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join(5)
+            return unit, _Problem(code=self.process.exitcode)
+        return unit, None if message is None else _Problem(message)
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _work(connection: Connection, config: PrepareConfig, out: Path, threads: int) -> None:
+    """Life of a worker: it ends when the other end of the connection does."""
+    torch.set_num_threads(threads)
+    preparer: Preparer | None = None
+    store = WorkFolder(out)
+    try:
+        while True:
+            unit: Unit = connection.recv()
+            try:
+                preparer = preparer or Preparer(config, threads)
+                store.put(preparer.run(unit))
+                connection.send(None)
+            except CopoError as error:  # a missing model or a full disk: the others would fail alike
+                connection.send(str(error))
+    except (EOFError, OSError, KeyboardInterrupt):
+        return
+
+
+def run_ray(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, address: str, done: Done) -> None:
+    """Actors on a Ray cluster, one CPU each. An actor that dies with its machine is started elsewhere and its unit
+    worked on again. The inputs must be readable under the same paths everywhere; results come back through Ray.
+
+    Args:
+        units: What to do.
+        config: How.
+        out: Folder of the data set on this machine.
+        workers: Actors; 0: one for each CPU of the cluster.
+        address: Of the cluster, e.g. "auto" or "ray://host:10001"; "local" starts one here.
+        done: Told about each unit.
+
+    Raises:
+        CopoError: Ray is not installed, there is no cluster, a model is missing there, or a result cannot be stored.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise CopoError("--engine ray needs the package ray: pip install 'copo[ray]'") from None
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR,
+                     include_dashboard=False if address == "local" else None)  # fmt: skip
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CopoError(f"--ray-address {address}: no Ray cluster there: {reason}") from None
+    try:
+        _drive_ray(ray, units, config, out, workers, done)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _drive_ray(ray: Any, units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, done: Done) -> None:
+    remote = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_RayWorker)
+    count = max(min(workers or int(ray.cluster_resources().get("CPU", 1)), len(units)), 1)
+    actors = [remote.remote(config) for _ in range(count)]
+    store, todo = WorkFolder(out), list(reversed(units))
+    running: dict[Any, tuple[Any, Unit]] = {}
+    attempts: dict[str, int] = {}
+
+    def give(actor: Any) -> None:
+        if todo:
+            unit = todo.pop()
+            running[actor.run.remote(unit)] = (actor, unit)
+
+    for actor in actors:
+        give(actor)
+    while running:
+        (reference,), _ = ray.wait(list(running), num_returns=1)
+        actor, unit = running.pop(reference)
+        try:
+            data, problem = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            attempts[unit.id] = attempts.get(unit.id, 0) + 1
+            if attempts[unit.id] >= ATTEMPTS + 1:
+                raise CopoError(
+                    f"the Ray cluster keeps losing a unit: {(str(error).splitlines() or [''])[0]}"
+                ) from None
+            todo.append(unit)
+            time.sleep(0.5)
+            give(actor)
+            continue
+        if problem is not None:
+            raise CopoError(problem)
+        store.put_bytes(unit.id, data)
+        done(unit)
+        give(actor)
+    for actor in actors:
+        ray.kill(actor)
+
+
+class _RayWorker:
+    """What runs on the cluster."""
+
+    def __init__(self, config: PrepareConfig) -> None:
+        torch.set_num_threads(1)
+        self.config = config
+        self.preparer: Preparer | None = None
+
+    def run(self, unit: Unit) -> tuple[bytes, str | None]:
+        try:
+            self.preparer = self.preparer or Preparer(self.config)
+            return result_to_bytes(self.preparer.run(unit)), None
+        except CopoError as error:
+            return b"", str(error)
