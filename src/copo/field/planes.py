@@ -20,7 +20,7 @@ def sample_planes(planes: Tensor, points: Tensor, box: float) -> Tensor:
     others are copied first.
 
     Args:
-        planes: (B, 3, C, H, W), planes xz, xy, yz; the first named coordinate runs along the width.
+        planes: (B, 3, C, R, R), planes xz, xy, yz; the first named coordinate runs along the width.
         points: (B, N, 3) world, metres.
         box: Half width of the cube that the planes cover, metres.
 
@@ -33,27 +33,32 @@ def sample_planes(planes: Tensor, points: Tensor, box: float) -> Tensor:
 
 def _sample_by_rows(planes: Tensor, unit: Tensor) -> Tensor:
     """As a weighted sum of the 12 texels' rows of a table: on a CPU 9 times as fast as three grid_sample calls."""
-    batch, three, channels, height, width = planes.shape
+    batch, three, channels, size, _ = planes.shape
     table = planes.permute(0, 3, 4, 1, 2).reshape(-1, channels)
-    across, along = zip(*PLANE_AXES, strict=True)
-    u = (unit[..., across] + 1) * (0.5 * (width - 1))  # (B, N, 3 planes)
-    v = (unit[..., along] + 1) * (0.5 * (height - 1))
-    u_low, v_low = u.detach().floor().clamp_(0, max(width - 2, 0)), v.detach().floor().clamp_(0, max(height - 2, 0))
-    picture = torch.arange(batch, dtype=torch.int32).view(batch, 1, 1) * height
-    corner = ((picture + v_low.int()) * width + u_low.int()) * three + torch.arange(three, dtype=torch.int32)
-    right, down = three * min(width - 1, 1), three * width * min(height - 1, 1)
-    index = torch.stack([corner, corner + right, corner + down, corner + (right + down)], dim=-1)
-    u, v = u - u_low, v - v_low
+    texel = (unit + 1) * (0.5 * (size - 1))
+    low = texel.detach().floor().clamp(0, max(size - 2, 0))
+    u, v = _pairs(texel - low)
+    column, row = _pairs(low.int())
+    first = torch.arange(batch, dtype=torch.int32).view(batch, 1, 1) * (size * size)
+    corner = (first + row * size + column) * three + torch.arange(three, dtype=torch.int32)
+    right, down = three * min(size - 1, 1), three * size * min(size - 1, 1)
+    index = corner[..., None] + torch.tensor([0, right, down, right + down], dtype=torch.int32)
     both = u * v
-    weight = torch.stack([1 - u - v + both, u - both, v - both, both], dim=-1)
+    weight = torch.stack([1 - u - v + both, u - both, v - both, both], dim=-1).to(table.dtype)
     rows = F.embedding_bag(index.view(-1, 12), table, per_sample_weights=weight.view(-1, 12), mode="sum")
     return rows.view(*unit.shape[:2], channels)
 
 
+def _pairs(points: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, 3) -> what runs along the widths and along the heights of the planes, (B, N, 3 planes) each."""
+    axes = points.unbind(-1)
+    return torch.stack([axes[u] for u, _ in PLANE_AXES], dim=-1), torch.stack([axes[v] for _, v in PLANE_AXES], dim=-1)
+
+
 def _sample_by_grid(planes: Tensor, unit: Tensor) -> Tensor:
     """By grid_sample, whose backward pass is the faster one on a GPU."""
-    batch, three, channels, height, width = planes.shape
+    batch, three, channels, size, _ = planes.shape
     grid = torch.stack([unit[..., axes] for axes in PLANE_AXES], dim=1).view(batch * three, 1, -1, 2)
-    out = F.grid_sample(planes.reshape(-1, channels, height, width), grid.to(planes.dtype), mode="bilinear",
+    out = F.grid_sample(planes.reshape(-1, channels, size, size), grid.to(planes.dtype), mode="bilinear",
                         padding_mode="border", align_corners=True)  # fmt: skip
     return out.view(batch, three, channels, -1).sum(1).mT
