@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.field.scenes import BOX, HAIR, head_decoder, head_planes
+from tests.field import scenes
+from tests.field.scenes import BOX, HAIR, head_decoder
 from torch import Tensor
 
 from copo.camera import Camera
@@ -17,6 +20,7 @@ from copo.field.render import RayOutput, SamplingConfig, render_rays, render_sta
 SAMPLING = SamplingConfig(coarse=24, fine=24, opaque_end=False, chunk=100)
 EVERYTHING = frozenset(range(19))
 DECODER = head_decoder()
+head_planes = functools.partial(scenes.head_planes, resolution=64)
 STATIC = head_planes()
 RAYS = camera_rays(Camera.from_degrees(35, 10), 16)
 
@@ -40,21 +44,21 @@ shifts = st.floats(0.5, 3)
 modes = st.sampled_from(["hard", "soft"])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(mouths, shifts, modes)
 def test_all_static_is_the_reference_frame(mouth: float, shift: float, mode: str) -> None:
     blend = Blend(EVERYTHING, mode)  # type: ignore[arg-type]
     assert equal_rays(render(head_planes(mouth, shift), blend), render(STATIC)).all()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(mouths, shifts, modes)
 def test_none_is_the_dynamic_frame(mouth: float, shift: float, mode: str) -> None:
     moving = head_planes(mouth, shift)
     assert equal_rays(render(moving, Blend.of("none", mode)), render(moving)).all()  # type: ignore[arg-type]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(mouths, shifts, modes, st.sampled_from(["both", "background", "hair"]))
 def test_rays_that_meet_static_matter_only_do_not_move(mouth: float, shift: float, mode: str, name: str) -> None:
     """Which rays those are follows from the static field alone: its classes at the coarse samples confirm it."""
