@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .mesh import IRIS_ANGLE, PUPIL_ANGLE
-from .occlusion import occlusion
+from .occlusion import occlusion, vertex_normals
 from .regions import HAIRLINE, JAWLINE, Regions, brow_coordinates, soft_step
 from .source import Floats, Ints
 
@@ -36,16 +36,6 @@ TEETH_WIDTHS = (0.082, 0.066, 0.075, 0.070, 0.068, 0.09, 0.09)  # dm along the a
 def link(colour: tuple[float, float, float] | Floats) -> Floats:
     """sRGB in (0, 1) to the logarithm of optical density."""
     return np.log(-np.log(np.asarray(colour, dtype=np.float64)))
-
-
-def vertex_normals(position: Floats, faces: Ints) -> Floats:
-    """(V, 3) area-weighted unit normals."""
-    corner = position[faces]
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    total = np.zeros_like(position)
-    for k in range(3):
-        np.add.at(total, faces[:, k], normal)
-    return total / (np.linalg.norm(total, axis=1, keepdims=True) + 1e-12)
 
 
 def unlink(value: Floats) -> Floats:
@@ -164,7 +154,7 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     near_nose = (x < 0.24) & (y > 6.78) & (y < 7.12) & (z > 1.1) & (r.inside < 0.5)
     looked = np.flatnonzero((body > 0) & (near_nose | (r.ears > 0.1)))
     hidden[looked] = occlusion(r.position, vertex_normals(r.position, faces), faces, looked)
-    nostril = near_nose * soft_step(hidden, 0.58, 0.34)
+    nostril = near_nose * soft_step(hidden, 0.36, 0.22) * soft_step(z, 1.50, 0.03) * soft_step(-y, -6.885, 0.02)
     mean += (1.25 * nostril)[:, None] * np.array([1.0, 1.0, 0.9])
     mean += (0.75 * soft_step(hidden, 0.45, 0.7) * (1 - nostril))[:, None] * np.array([0.9, 1.0, 0.85])
     gum, dark = _teeth(r)
@@ -237,7 +227,7 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     add("brow_tail", (tail * np.exp(-0.5 * ((at.along - 0.98) / 0.10) ** 2), tuple(0.10 * contrast)))
     add("brow_inner", (tail * np.exp(-0.5 * ((at.along + 0.06) / 0.10) ** 2), tuple(0.08 * contrast)))
     add("beard_shadow", (shadow, tuple(blue * 0.62)))
-    add("moustache_shadow", (moustache, tuple(blue * 0.4)))
+    add("moustache_shadow", (moustache, tuple(blue * 0.28)))
     add("chin_shadow", (chin, tuple(blue * 0.35)), (moustache, tuple(blue * 0.2)))
     jaw_hair = lower_cheek * soft_step(x, 0.42, 0.2)
     add("side_beard", (jaw_hair, tuple(blue * 0.3)))
@@ -246,7 +236,7 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     add("freckles", (freckles, (0.085, 0.11, 0.11)))
     add("freckles_wide", ((paint.noise(0).clip(0.9, 2.4) - 1.05) * bare * (z > 0.3), (0.045, 0.06, 0.06)))
     add("mottling", (paint.noise(2) * bare * (1 - lips), (0.010, 0.018, 0.015)))
-    add("blotches", (paint.waves(0.45) * bare * (1 - lips), (0.010, 0.022, 0.016)))
+    add("blotches", (paint.waves(0.45) * bare * (1 - lips), (0.008, 0.016, 0.012)))
     add("unevenness", (paint.waves(0.9) * bare, (0.022, 0.022, 0.018)))
     add("dark_circles", (sockets * bare, (0.09, 0.09, 0.065)))
     add("eyelid_shadow", (lids * bare, (0.06, 0.065, 0.045)))
@@ -254,7 +244,7 @@ def build_albedo(regions: Regions, faces: Ints, seed: int) -> AlbedoSpace:
     add("sclera_yellow", (ball, (0.0, 0.03, 0.10)))
     add("sclera_red", (ball, (0.02, 0.09, 0.07)))
     add("iris_darkness", (iris, IRIS_SHIFT))
-    add("iris_green", (iris, (0.05, -0.06, 0.09)))
+    add("iris_green", (iris, (0.03, -0.04, 0.06)))
     add("iris_ring", (limbal, 0.25), (inner, (-0.10, -0.05, 0.10)))
     add("pupil_size", (inner, 0.20))
     add("teeth_shade", (teeth * (1 - gum), (0.06, 0.08, 0.13)))

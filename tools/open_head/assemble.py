@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,6 +15,7 @@ from .identity import IdentitySpace, build_identity
 from .mesh import cut_bust, triangulate
 from .refine import refine
 from .regions import Regions, find_regions
+from .repair import LIP_SEAL, repair_weights
 from .source import Floats, Ints, Source
 
 SAMPLES, COMPONENTS = 20_000, 80
@@ -56,7 +57,9 @@ class Bust:
 def build_bust(source: Source) -> Bust:
     control, polygons = cut_bust(source.base)
     rest = control.positions(source.base.vertices)
+    repair = repair_weights(polygons, control, rest)
     polygons = refine(polygons, rest, source.mask("lips"), source.mask("inside-mouth"))
+    polygons.weights = sp.csr_matrix(polygons.weights @ repair)
     position = polygons.weights @ rest
     faces, uv_faces, face_part = triangulate(polygons, position)
     expressions = build_expressions(source, control, ARKIT_NAMES)
@@ -66,5 +69,7 @@ def build_bust(source: Source) -> Bust:
     align = ((y > 6.9) & (x < 0.75) & (z > -0.2)).astype(float)
     metric = np.where(y > 6.2, 1.0, np.where(y > 5.8, 0.3, 0.06))
     identity = build_identity(source, control, align, metric, SAMPLES, COMPONENTS, IDENTITY_SEED)
+    seal = LIP_SEAL * expressions[ARKIT_NAMES.index("mouthClose")]
+    identity = replace(identity, mean=identity.mean + seal)
     albedo = build_albedo(regions, faces, ALBEDO_SEED)
     return Bust(polygons.weights, faces, polygons.uv, uv_faces, regions, identity, expressions, albedo)

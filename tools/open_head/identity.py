@@ -20,7 +20,7 @@ AGE_CHILD, AGE_LOWEST = 11.0, 18.0
 SLIDERS: dict[str, float] = {
     "head/head-age": 0.12, "head/head-angle": 0.12, "head/head-back": 0.2, "head/head-fat": 0.18,
     "head/head-scale": 0.17, "head/head-trans": 0.0, "head/head-": 0.22, "forehead/": 0.25, "eyebrows/": 0.18,
-    "neck/neck-trans": 0.0, "neck/": 0.18, "eyes/": 0.24, "eyes/eye-scale": 0.18,
+    "neck/neck-trans": 0.0, "neck/": 0.18, "eyes/": 0.18, "eyes/eye-scale": 0.13,
     "nose/": 0.24, "mouth/": 0.24, "mouth/mouth-trans": 0.17,
     "ears/": 0.24, "ears/ear-shape": 0.25, "ears/ear-wing": 0.25, "chin/": 0.22, "cheek/": 0.24,
     "cheek/cheek-inner": 0.15,

@@ -18,6 +18,16 @@ def _sphere(count: int) -> Floats:
     return np.c_[r * np.cos(around), r * np.sin(around), z]
 
 
+def vertex_normals(position: Floats, faces: Ints) -> Floats:
+    """(V, 3) area-weighted unit normals."""
+    corner = position[faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    total = np.zeros_like(position)
+    for k in range(3):
+        np.add.at(total, faces[:, k], normal)
+    return total / (np.linalg.norm(total, axis=1, keepdims=True) + 1e-12)
+
+
 def occlusion(position: Floats, normals: Floats, faces: Ints, chosen: Ints) -> Floats:
     """Cosine-weighted share of blocked directions above the surface.
 
@@ -50,5 +60,5 @@ def occlusion(position: Floats, normals: Floats, faces: Ints, chosen: Ints) -> F
         far = (side * ac).sum(1) / volume
         hit = ((u >= 0) & (v >= 0) & (u + v <= 1) & (far > 0)).any(1)
         weight = facing[facing > 0.05]
-        out[n] = (weight * hit).sum() / weight.sum()
+        out[n] = (weight * hit).sum() / weight.sum() if len(weight) else 0.0
     return out

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .mesh import EYE_CONVERGENCE
 from .refine import sample_mask
+from .repair import hidden_pocket
 from .source import Floats, Ints, Source
 
 # Curves y(z) in profile: scalp above HAIRLINE, neck below JAWLINE.
@@ -119,6 +120,7 @@ def find_regions(
     }
     lips, ears, inside = masks["lips"], masks["ears"], masks["inside-mouth"]
     upper = (jaw_open[:, 1] > -0.09).astype(float)
+    inside[hidden_pocket(p, faces[np.array(face_part) == "body"])] = 1.0
     lips = lips * (1 - inside)
     z, y, x = p[:, 2], p[:, 1], np.abs(p[:, 0])
     scalp = body * soft_step(y - np.interp(z, *np.array(HAIRLINE).T), 0.0, 0.12) * (1 - ears) * (1 - inside)
