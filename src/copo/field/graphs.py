@@ -6,6 +6,7 @@ fixed shapes, and then replays them as one. `fast_field` gives the plain `Portra
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from copo.field.portrait_field import (
     PortraitFrame,
     PortraitPlanes,
     Reference,
+    as_picture,
     check_camera,
     check_latent,
 )
@@ -85,7 +87,7 @@ class Graph:
         self.seen: list[tuple[Tensor, int]] = []
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        """Run on these inputs, which have the shapes of the first call."""
+        """Run on these inputs, which have the shapes of the first call; the first one's device decides where."""
         if not inputs[0].is_cuda:
             return self.function(*inputs)
         if self.graph is None:
@@ -99,7 +101,8 @@ class Graph:
         return self.outputs
 
     def _record(self, inputs: Sequence[Tensor]) -> None:
-        self.inputs = [i.clone(memory_format=torch.preserve_format) for i in inputs]
+        device = inputs[0].device
+        self.inputs = [i.clone(memory_format=torch.preserve_format).to(device) for i in inputs]
         self.seen = [(i, i._version) for i in inputs]
         graph = torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()
@@ -166,13 +169,14 @@ class GraphedPortraitField(PortraitField):
         from copo.field.fused.march import pack
         from copo.field.fused.pictures import FusedMapping, FusedSuperResolution, FusedSynthesis
 
-        self._mapping = FusedMapping(generator.mapping)
-        self._synthesis = FusedSynthesis(generator.synthesis)
-        self._super_resolution = FusedSuperResolution(generator.super_resolution, generator.config)
-        self._decoder = pack(generator.decoder.linears(), generator.config.feature_channels)
+        self.mapping = FusedMapping(generator.mapping)
+        self.synthesis = FusedSynthesis(generator.synthesis)
+        self.super_resolution = FusedSuperResolution(generator.super_resolution, generator.config)
+        self.decoder = pack(generator.decoder.linears(), generator.config.feature_channels)
         device = next(generator.parameters()).device
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._graphs: dict[tuple[object, ...], Graph] = {}
+        self._constants: dict[tuple[object, ...], Tensor] = {}
 
     # --- calls ------------------------------------------------------------------------------------------------------
 
@@ -207,16 +211,16 @@ class GraphedPortraitField(PortraitField):
             plain = replace(planes, planes=planes.planes.float())
             return super().render(plain, camera, blend=blend, reference=reference, sampling=sampling, size=size,
                                   normals=normals, noise=noise, generator=generator)  # fmt: skip
-        check_camera(camera, sampling, self.config.box)
+        _check(camera, sampling, self.config.box)
         blend = blend if blend is not None and blend.classes else None
         batch = max(len(planes), len(camera))
         planes.expand(batch)  # refuses other numbers
-        inputs = [*_tensors(planes), *self._view(camera, batch), *_still(blend, reference, batch)]
+        inputs = [*_tensors(planes), _flat(camera, batch), *_still(blend, reference, batch)]
 
         def look(*tensors: Tensor) -> tuple[Tensor | None, ...]:
-            shown, rest = self._take(tensors)
-            still = self._take(rest[2:])[0].expand(batch) if blend is not None else None
-            return self._look(shown.expand(batch), Camera(rest[0], rest[1]), sampling, blend, still)
+            shown, (view, *rest) = self._take(tensors)
+            still = self._take(rest)[0].expand(batch) if blend is not None else None
+            return self._look(shown.expand(batch), view, sampling, blend, still)
 
         kind = ("render", batch, len(planes), len(reference.planes) if blend and reference else 0, sampling, blend)
         return self._frame(*self._graph(kind, look)(*inputs))
@@ -242,17 +246,16 @@ class GraphedPortraitField(PortraitField):
             blend: What is held still.
             reference: The frame that it is taken from; needed when `blend` has classes.
         """
-        check_camera(camera, self.sampling, self.config.box)
+        _check(camera, self.sampling, self.config.box)
         blend = blend if blend is not None and blend.classes else None
         batch = len(z)
-        inputs = [*self._latent(z, pose, psi), *self._view(camera, batch), *_still(blend, reference, batch)]
+        inputs = [*self._latent(z, pose, psi), _flat(camera, batch), *_still(blend, reference, batch)]
 
         def everything(*tensors: Tensor) -> tuple[Tensor | None, ...]:
             planes, ws, background = self._networks(*tensors[:3])
             assert planes is not None and ws is not None
-            still = self._take(tensors[5:])[0].expand(batch) if blend is not None else None
-            made = PortraitPlanes(planes, ws, background)
-            return self._look(made, Camera(tensors[3], tensors[4]), self.sampling, blend, still)
+            still = self._take(tensors[4:])[0].expand(batch) if blend is not None else None
+            return self._look(PortraitPlanes(planes, ws, background), tensors[3], self.sampling, blend, still)
 
         kind = ("frame", batch, len(reference.planes) if blend and reference else 0, self.sampling, blend)
         return self._frame(*self._graph(kind, everything)(*inputs))
@@ -260,29 +263,30 @@ class GraphedPortraitField(PortraitField):
     # --- what the graphs hold ---------------------------------------------------------------------------------------
 
     def _networks(self, z: Tensor, pose: Tensor, psi: Tensor) -> tuple[Tensor | None, ...]:
-        ws = self._mapping(z, pose, psi)
-        return self._synthesis(ws), ws, self.generator.background(z, torch.float16)
+        ws = self.mapping(z, pose, psi)
+        return self.synthesis(ws), ws, self.generator.background(z, torch.float16)
 
     def _look(
         self,
         shown: PortraitPlanes,
-        camera: Camera,
+        view: Tensor,
         sampling: SamplingConfig,
         blend: Blend | None,
         still: PortraitPlanes | None,
     ) -> tuple[Tensor | None, ...]:
+        """The picture (B, 3, H, W), and along rays: features (B, R, F), composited rows (B, R, ...), depth (B, R)."""
         from copo.field.fused.march import Scene, march, place
 
         side, batch = self.config.raw_resolution, len(shown)
+        camera = Camera(view[:, :16].view(-1, 4, 4), view[:, 16:].view(-1, 3, 3))
         rays = camera_rays(camera, side, self.config.pixel_grid)
         fields = (shown.planes, None if still is None else still.planes)
         scene = Scene(self.config.box, sampling, blend)
         origins = rays.origins.contiguous()
-        depths = place(fields, self._decoder, origins, rays.directions, scene)
-        features, row = march(fields, self._decoder, origins, rays.directions, depths, scene, sampling.cutoff)
-        classes, alpha = slice(4, 4 + self.config.class_count), 4 + self.config.class_count
+        depths = place(fields, self.decoder, origins, rays.directions, scene)
+        features, row = march(fields, self.decoder, origins, rays.directions, depths, scene, sampling.cutoff)
         if not sampling.opaque_end:
-            passed = 1 - row[..., alpha, None]
+            passed = 1 - row[..., 4 + self.config.class_count, None]
             behind = shown.background
             if still is not None and blend is not None and BACKGROUND in blend.classes:
                 behind = still.background
@@ -290,8 +294,8 @@ class GraphedPortraitField(PortraitField):
                 features = features + passed * behind.flatten(2).mT
             row[..., 4:5] += passed
         ws = still.ws if still is not None and blend is not None and blend.styles == "static" else shown.ws
-        image = self._super_resolution(features.view(batch, side, side, -1), ws)
-        return image, features, row[..., classes], row[..., 0] * rays.axis_share, row[..., alpha]
+        image = self.super_resolution(features.view(batch, side, side, -1), ws)
+        return image, features, row, row[..., 0] * rays.axis_share, features[..., :3] * 2 - 1
 
     # --- tensors in and out -----------------------------------------------------------------------------------------
 
@@ -300,20 +304,21 @@ class GraphedPortraitField(PortraitField):
             self._graphs[key] = Graph(function, self._pool)
         return self._graphs[key]
 
-    def _latent(self, z: Tensor, pose: Tensor | None, psi: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _latent(self, z: Tensor, pose: Tensor | None, psi: float | Tensor) -> tuple[Tensor, ...]:
+        """z, pose (B, 2) and psi (B, 1), each where it is; what is constant is made once."""
         check_latent(z, self.config.latent)
-        device = self._decoder.w1.device
-        pose = torch.tensor(FRONTAL_POSE) if pose is None else pose
-        psi = torch.as_tensor(psi, dtype=torch.float32)
-        return (
-            z.to(device, torch.float32).contiguous(),
-            pose.to(device, torch.float32).expand(len(z), 2).contiguous(),
-            psi.to(device).expand(len(z), 1).contiguous(),
-        )
-
-    def _view(self, camera: Camera, batch: int) -> tuple[Tensor, Tensor]:
-        view = camera.to(self._decoder.w1.device).expand(batch)
-        return view.cam2world.contiguous(), view.intrinsics.contiguous()
+        constants: list[Tensor] = []
+        for value, width in ((FRONTAL_POSE if pose is None else pose, 2), (psi, 1)):
+            if isinstance(value, Tensor):
+                constants.append(value.float().expand(len(z), width).contiguous())
+                continue
+            key = (len(z), value)
+            if key not in self._constants:
+                self._constants[key] = (
+                    torch.tensor(value, device=self.decoder.w1.device).expand(len(z), width).contiguous()
+                )
+            constants.append(self._constants[key])
+        return z.to(self.decoder.w1.device, torch.float32).contiguous(), *constants
 
     def _take(self, tensors: Sequence[Tensor]) -> tuple[PortraitPlanes, Sequence[Tensor]]:
         """The inverse of `_tensors`: planes, and the tensors that follow them."""
@@ -322,18 +327,38 @@ class GraphedPortraitField(PortraitField):
         return PortraitPlanes(planes, ws, background[0] if background else None), tensors[own:]
 
     def _frame(self, *outputs: Tensor | None) -> PortraitFrame:
-        image, features, classes, depth, alpha = (o.clone() for o in outputs if o is not None)
+        image, features, row, depth, raw = (o.clone() for o in outputs if o is not None)
         side = (self.config.raw_resolution, self.config.raw_resolution)
-        features = features.mT.unflatten(2, side)
+        alpha = 4 + self.config.class_count
         return PortraitFrame(
             image=image,
-            raw=features[:, :3] * 2 - 1,
-            features=features,
+            raw=as_picture(raw, side),
+            features=as_picture(features, side),
             depth=depth.unflatten(1, side),
-            alpha=alpha.unflatten(1, side),
-            classes=classes.mT.unflatten(2, side),
+            alpha=row[..., alpha].unflatten(1, side),
+            classes=as_picture(row[..., 4:alpha], side),
             normals=None,
         )
+
+
+def _flat(camera: Camera, batch: int) -> Tensor:
+    """A camera as one tensor (B, 25), so that it reaches the GPU in one copy."""
+    view = camera.expand(batch)
+    return torch.cat([view.cam2world.flatten(1), view.intrinsics.flatten(1)], dim=1)
+
+
+def _check(camera: Camera, sampling: SamplingConfig, box: float) -> None:
+    """`check_camera`, in microseconds where the origin is plainly in view."""
+    if camera.cam2world.is_cuda or not len(camera):
+        check_camera(camera, sampling, box)
+        return
+    for pose, k in zip(camera.cam2world.tolist(), camera.intrinsics.tolist(), strict=True):
+        position = [row[3] for row in pose[:3]]
+        x, y, z = (-sum(pose[i][axis] * position[i] for i in range(3)) for axis in range(3))
+        far_enough = math.hypot(*position) > max(box * math.sqrt(3), sampling.distance - sampling.near)
+        u, v = k[0][0] * x + k[0][1] * y + k[0][2] * z, k[1][1] * y + k[1][2] * z
+        if not (far_enough and 0 <= u <= z and 0 <= v <= z and z > 0):
+            check_camera(camera, sampling, box)
 
 
 def _tensors(planes: PortraitPlanes) -> list[Tensor]:

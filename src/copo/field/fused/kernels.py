@@ -216,6 +216,19 @@ def densities(
 
 
 @triton.jit
+def count_below(values, keys, n_values, LENGTH: tl.constexpr):
+    """How many of the first n_values of each ascending row of (R, LENGTH) are below each key of (R, K)."""
+    count = tl.zeros_like(keys).to(tl.int32)
+    step = LENGTH + 0
+    while step > 0:
+        candidate = count + step
+        value = tl.gather(values, tl.minimum(candidate, LENGTH) - 1, axis=1)
+        count = tl.where((candidate <= n_values) & (value < keys), candidate, count)
+        step = step // 2
+    return count
+
+
+@triton.jit
 def place_samples(
     density, origins, random, quantiles, depths,
     n_rows, n_coarse, n_fine, near, step, distance, last_step,
@@ -229,9 +242,7 @@ def place_samples(
     ok = (rays < n_rows)[:, None]
     rows = tl.minimum(rays, n_rows - 1).to(tl.int64)
     ox, oy, oz = load_ray(origins, rows)
-    # Depths are compared below, maybe in several layouts of threads, each with its own copy of them: with explicit
-    # fused operations all copies have the same bits, and no two samples claim the same place.
-    start = tl.sqrt(tl.fma(ox, ox, tl.fma(oy, oy, oz * oz))) - distance + near
+    start = tl.sqrt(ox * ox + oy * oy + oz * oz) - distance + near
     i = tl.arange(0, NC)
     number = tl.broadcast_to(i[None, :].to(tl.float32), (RAYS, NC))
     at = rows[:, None] * n_coarse + i[None, :]
@@ -241,8 +252,8 @@ def place_samples(
     else:
         move = tl.zeros((RAYS, NC), tl.float32)
         move_next = move
-    t = tl.fma(number + move, tl.zeros_like(number) + step, start[:, None])
-    t_next = tl.fma(number + 1.0 + move_next, tl.zeros_like(number) + step, start[:, None])
+    t = start[:, None] + step * (number + move)
+    t_next = start[:, None] + step * (number + 1.0 + move_next)
     thickness = tl.where((i == n_coarse - 1)[None, :], last_step, t_next - t)
     thickness *= tl.load(density + at, mask=(i < n_coarse)[None, :], other=0.0)
     passing = tl.where((i < n_coarse - 1)[None, :], thickness, 0.0)
@@ -257,8 +268,7 @@ def place_samples(
         u = tl.load(quantiles + rows[:, None] * n_fine + j[None, :], mask=(j < n_fine)[None, :], other=1.0)
     else:
         u = tl.broadcast_to(tl.minimum(j.to(tl.float32) / tl.maximum(n_fine - 1, 1), 1.0)[None, :], (RAYS, NF))
-    is_edge = (i < n_coarse - 1)[None, :, None]
-    above = tl.sum(((cdf[:, :, None] < u[:, None, :]) & is_edge).to(tl.int32), axis=1)
+    above = count_below(cdf, u, n_coarse - 1, NC)
     below = tl.maximum(above - 1, 0)
     above = tl.minimum(above, n_coarse - 2)
     cdf_low = tl.gather(cdf, below, axis=1)
@@ -268,10 +278,10 @@ def place_samples(
     fine = edge_low + (u - cdf_low) / rise * (tl.gather(edge, above, axis=1) - edge_low)
     fine = tl.associative_scan(fine, 1, larger)  # rounding must not break the order
 
-    # The place of a sample among all is its place in its own set plus the number of earlier ones in the other.
-    later = ((t[:, :, None] <= fine[:, None, :]) & (j < n_fine)[None, None, :]).to(tl.int32)
-    earlier_fine = n_fine - tl.sum(later, axis=2)
-    earlier_coarse = tl.sum(tl.where((i < n_coarse)[None, :, None], later, 0), axis=1)
+    # The place of a sample among all is its place in its own set plus the number of earlier ones in the other. A fine
+    # sample lies around the coarse one behind its lower edge; only that one needs a comparison.
+    earlier_coarse = below + 1 + (tl.gather(t, below + 1, axis=1) <= fine).to(tl.int32)
+    earlier_fine = count_below(earlier_coarse, tl.broadcast_to(i[None, :] + 1, (RAYS, NC)), n_fine, NF)
     base = depths + rows[:, None] * (n_coarse + n_fine)
     tl.store(base + i[None, :] + earlier_fine, t, mask=ok & (i < n_coarse)[None, :])
     tl.store(base + j[None, :] + earlier_coarse, fine, mask=ok & (j < n_fine)[None, :])

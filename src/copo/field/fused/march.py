@@ -25,10 +25,10 @@ from copo.networks.decoder import Decoder, DecoderWeights
 PRECISION = torch.float16
 """Type of plane features and of the operands of the decoder's matrix products; sums are float32."""
 
-RAYS, WARPS = 64, 4
-"""Rays and warps of a program: one warpgroup's rows of a Hopper matrix instruction."""
+RAYS, WARPS = 32, 2
+"""Rays and warps of a program of the march."""
 
-GRADIENT_RAYS, GRADIENT_WARPS = 64, 8
+GRADIENT_RAYS, GRADIENT_WARPS = 64, 4
 """The same for the backward march, which keeps more in registers."""
 
 GRADIENT_PROGRAMS = 2
@@ -225,11 +225,11 @@ def place(
         **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", JITTER=s.jitter, num_warps=WARPS,
     )  # fmt: skip
     nc, nf = triton.next_power_of_2(s.coarse), triton.next_power_of_2(s.fine)
-    rays = max(1, 128 // nc)
+    rays = max(1, 512 // max(nc, nf))
     kernels.place_samples[(triton.cdiv(batch * count, rays),)](
         density, origins, random, quantiles, depths,
         batch * count, s.coarse, s.fine, s.near, step, s.distance, scene.last_step,
-        RAYS=rays, NC=nc, NF=nf, JITTER=s.jitter, num_warps=4 if nc < 128 else 8,
+        RAYS=rays, NC=nc, NF=nf, JITTER=s.jitter, num_warps=4,
     )  # fmt: skip
     return depths
 

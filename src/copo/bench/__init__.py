@@ -1,0 +1,1 @@
+"""Measurements that `copo bench` prints."""
