@@ -86,7 +86,7 @@ class DlibDescriptor(nn.Module):
         Returns:
             (B, 3, 150, 150).
         """
-        return crop(pictures, chip_matrix(points), CHIP_SIZE, border="border")
+        return crop(pictures + 1, chip_matrix(points), CHIP_SIZE) - 1  # black around the picture, as in dlib
 
     def raw(self, chips: Tensor) -> Tensor:
         """(B, 3, 150, 150) chips in [-1, 1] -> (B, 128) as dlib gives them, not normalised (see `SAME_PERSON`)."""

@@ -40,6 +40,9 @@ class DlibFaces:
             self._predictor: Any = dlib.shape_predictor(str(path))
         except (RuntimeError, MemoryError, ValueError) as error:
             raise CopoError(f"dlib landmarks {path}: truncated or another kind of file; get it again") from error
+        probe = self._predictor(np.zeros((64, 64, 3), np.uint8), dlib.rectangle(8, 8, 56, 56))
+        if probe.num_parts != 68:
+            raise CopoError(f"dlib landmarks {path}: {probe.num_parts} points instead of 68; give the 68-point file")
         self._dlib: Any = dlib
         self._detector: Any = dlib.get_frontal_face_detector()
         self.upsample = upsample

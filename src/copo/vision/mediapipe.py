@@ -22,11 +22,12 @@ from torch import Tensor
 
 from copo.errors import CopoError
 from copo.factors import ARKIT_NAMES
-from copo.vision.align import crop, inverse, transform
 from copo.vision.boxes import suppress
 from copo.vision.litert import LiteModel
 from copo.vision.models import find_model
 from copo.vision.protocols import Face, Landmarks, Masks, Picture, as_picture, resize
+
+Array = NDArray[np.float64]
 
 BLENDSHAPE_NAMES: tuple[str, ...] = ARKIT_NAMES[:-1]
 """The units that the blendshape model gives after its first output, `_neutral`: ARKit's without tongueOut."""
@@ -92,10 +93,9 @@ class MediaPipeFaces:
         height, width = picture.shape[:2]
         size = 128
         scale = size / max(height, width)
-        shift = ((size - width * scale) / 2, (size - height * scale) / 2)
-        matrix = torch.tensor([[[scale, 0, shift[0]], [0, scale, shift[1]]]])
-        square = _square(_unit(picture) * 2, matrix, size, border="zeros") - 1  # black around the picture
-        out = self._detector(_hwc(square))
+        shift = np.array([(size - width * scale) / 2, (size - height * scale) / 2])
+        square = _square(picture, np.array([[scale, 0, shift[0]], [0, scale, shift[1]]]), size, black=True)
+        out = self._detector(square * 2 - 1)
         scores = 1 / (1 + np.exp(-out[(1, 896, 1)][0, :, 0].astype(np.float64).clip(-100, 100)))
         keep = scores >= self.config.detection_score
         values = _decode(out[(1, 896, 16)][0].astype(np.float64))[keep]
@@ -114,15 +114,14 @@ class MediaPipeFaces:
     def landmarks_at(self, picture: Picture, face: Face) -> Landmarks | None:
         """Landmarks of a face that any detector found; None where the model sees no face in its region."""
         picture = as_picture(picture)
-        tensor = _unit(picture)
         points = np.concatenate([face.box.reshape(2, 2) - 0.5, np.zeros((2, 1), np.float32)], axis=1)
-        eyes: NDArray[np.floating] | None = face.five[:2] if face.five is not None else None
+        eyes: NDArray[np.floating] | None = face.five[:2] if face.five is not None else face.eyes
         score = 0.0
         for _ in range(max(self.config.passes, 1)):
             region = _region(points[:, :2], eyes)
             if region is None:
                 return None
-            points, score = self._run(tensor, region)
+            points, score = self._run(picture, region)
             if not score >= self.config.presence_score:
                 return None
             eyes = points[list(_EYE_CORNERS), :2]
@@ -131,21 +130,22 @@ class MediaPipeFaces:
         shapes = {name: float(value) for name, value in zip(BLENDSHAPE_NAMES, values[1:], strict=True)}
         return Landmarks(where + np.float32(0.5), float(score), points[:, 2].astype(np.float32), shapes)
 
-    def _run(self, picture: Tensor, region: Tensor) -> tuple[NDArray[np.float64], float]:
+    def _run(self, picture: Picture, region: Array) -> tuple[Array, float]:
         """Points (478, 3) in pixels from the centre of the first one, and the presence score, from one square region.
 
         Args:
-            picture: (1, 3, H, W) in [0, 1].
-            region: (1, 2, 3) from picture pixels to the unit square.
+            picture: (H, W, 3) uint8.
+            region: (2, 3) from picture pixels to the unit square.
         """
         size = self._landmarks.input_shape[1]
-        out = self._landmarks(_hwc(_square(picture, region * size, size, border="border")))
-        local = torch.from_numpy(out[(1, 1, 1, 1434)].reshape(478, 3).astype(np.float64)) / size
-        back = inverse(region.double())
-        points = transform(back, local[None, :, :2])[0]
-        depth = local[:, 2] * back[0, :, :2].det().abs().sqrt()
+        out = self._landmarks(_square(picture, region * size, size, black=False))
+        local = out[(1, 1, 1, 1434)].reshape(478, 3).astype(np.float64) / size
+        back = np.linalg.inv(region[:, :2])
+        points = (local[:, :2] - region[:, 2]) @ back.T
+        depth = local[:, 2] * math.sqrt(abs(np.linalg.det(back)))
         logit = float(out[(1, 1, 1, 1)].reshape(()))
-        return torch.cat([points, depth[:, None]], dim=1).numpy(), 1 / (1 + math.exp(-max(min(logit, 100), -100)))
+        score = 1 / (1 + math.exp(-max(min(logit, 100), -100)))
+        return np.concatenate([points, depth[:, None]], axis=1), score
 
 
 class MediaPipeMasks:
@@ -203,15 +203,35 @@ def _read(path: Path) -> bytes:
         raise CopoError(f"model {path}: {(error.strerror or 'cannot be read').lower()}") from None
 
 
-def _square(picture: Tensor, matrix: Tensor, size: int, border: str) -> Tensor:
-    """Crop with both sides counted from the centre of the first pixel, with plain bilinear samples."""
-    shift = 0.5 - 0.5 * matrix[:, :, :2].sum(2, keepdim=True)
-    return crop(picture, torch.cat([matrix[:, :, :2], matrix[:, :, 2:] + shift], dim=2), size, border, antialias=False)
+def _square(picture: Picture, matrix: Array, size: int, black: bool) -> NDArray[np.float32]:
+    """A square of the picture by plain bilinear samples; both sides are counted from the centre of the first pixel.
 
+    Only the pixels that are needed are touched, so that the time does not depend on the size of the picture.
 
-def _unit(picture: Picture) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    Args:
+        picture: (H, W, 3) uint8.
+        matrix: (2, 3) from picture pixels to square pixels.
+        size: Side of the square.
+        black: The picture is surrounded by black; otherwise by its own edge.
+
+    Returns:
+        (1, size, size, 3) in [0, 1].
+    """
+    linear = np.linalg.inv(matrix[:, :2])
+    ys, xs = np.mgrid[0:size, 0:size]
+    where = (np.stack([xs, ys], axis=-1) - matrix[:, 2]) @ linear.T
+    low = np.floor(where)
+    share = (where - low)[..., None]
+    limit = np.array([picture.shape[1], picture.shape[0]])
+    out = np.zeros((size, size, 3))
+    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        at = low + np.array([dx, dy])
+        weight = np.abs(1 - dx - share[..., 0, :]) * np.abs(1 - dy - share[..., 1, :])
+        if black:
+            weight = weight * ((at >= 0) & (at < limit)).all(-1, keepdims=True)
+        column, row = (at.clip(0, limit - 1)).astype(np.intp).transpose(2, 0, 1)
+        out += weight * picture[row, column]
+    return (out / 255).astype(np.float32)[None]
 
 
 def _scaled(picture: Picture, size: int) -> NDArray[np.float32]:
@@ -219,15 +239,11 @@ def _scaled(picture: Picture, size: int) -> NDArray[np.float32]:
     return resize(picture, size, size)[None].astype(np.float32) / np.float32(255)
 
 
-def _hwc(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.permute(0, 2, 3, 1).numpy()
-
-
 def _resize(tensor: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(tensor, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _anchors() -> NDArray[np.float64]:
+def _anchors() -> Array:
     """(896, 2) centres: two for each cell of 16 x 16, six for each cell of 8 x 8."""
     out = []
     for cells, count in ((16, 2), (8, 6)):
@@ -239,7 +255,7 @@ def _anchors() -> NDArray[np.float64]:
 _ANCHORS = _anchors()
 
 
-def _decode(raw: NDArray[np.float64]) -> NDArray[np.float64]:
+def _decode(raw: Array) -> Array:
     """(896, 16) regressions -> (896, 16): box corners, then six points, as a share of the square."""
     values = raw / 128
     centres = values[:, :2] + _ANCHORS
@@ -248,19 +264,13 @@ def _decode(raw: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([centres - half, centres + half, points], axis=1)
 
 
-def _face(row: NDArray[np.float64], score: float) -> Face:
-    """The detector's points are the eyes, nose tip, middle of the mouth and ears; there are no mouth corners.
-
-    The corners are set beside the middle, 0.35 of the eyes' distance along the eyes' line.
-    """
-    points = row[4:].reshape(6, 2)
-    across = (points[1] - points[0]) * 0.35
-    five = np.stack([points[0], points[1], points[2], points[3] - across, points[3] + across])
-    return Face(row[:4].astype(np.float32), float(score), five.astype(np.float32))
+def _face(row: Array, score: float) -> Face:
+    """The detector's points are the eyes, nose tip, middle of the mouth and ears; there are no mouth corners."""
+    return Face(row[:4].astype(np.float32), float(score), eyes=row[4:8].reshape(2, 2).astype(np.float32))
 
 
-def _region(points: NDArray[np.floating], eyes: NDArray[np.floating] | None) -> Tensor | None:
-    """(1, 2, 3) from picture pixels to the unit square: 1.5 times the points' box, turned so that the eyes are level.
+def _region(points: NDArray[np.floating], eyes: NDArray[np.floating] | None) -> Array | None:
+    """(2, 3) from picture pixels to the unit square: 1.5 times the points' box, turned so that the eyes are level.
 
     Args:
         points: (N, 2) whose box is the face.
@@ -269,13 +279,11 @@ def _region(points: NDArray[np.floating], eyes: NDArray[np.floating] | None) -> 
     Returns:
         None where the box is empty or not finite.
     """
-    low, high = points.min(0), points.max(0)
+    low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
     side = float((high - low).max()) * _REGION
     if not math.isfinite(side) or side < 1e-3:
         return None
     angle = 0.0 if eyes is None else math.atan2(float(eyes[1, 1] - eyes[0, 1]), float(eyes[1, 0] - eyes[0, 0]))
     cosine, sine = math.cos(angle) / side, math.sin(angle) / side
-    linear = torch.tensor([[cosine, sine], [-sine, cosine]])
-    centre = torch.tensor((low + high) / 2, dtype=torch.float32)
-    shift = 0.5 - linear @ centre
-    return torch.cat([linear, shift[:, None]], dim=1)[None]
+    linear = np.array([[cosine, sine], [-sine, cosine]])
+    return np.concatenate([linear, (0.5 - linear @ (low + high) / 2)[:, None]], axis=1)

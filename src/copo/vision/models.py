@@ -356,7 +356,7 @@ def _download(entry: ModelFile, target: Path, progress: Progress | None) -> None
                 problems.append(str(error))
                 continue
             except (OSError, http.client.HTTPException, ValueError) as error:
-                reason = getattr(error, "reason", None) or error
+                reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
                 problems.append(f"{address}: {reason or type(error).__name__}")
                 break
             _publish(part, target)

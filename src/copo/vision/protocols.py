@@ -34,11 +34,13 @@ class Face:
         score: Confidence; its scale is the detector's.
         five: (5, 2) eyes, nose tip, mouth corners, each pair from left to right in the picture; None where the
             detector gives none.
+        eyes: (2, 2) the eyes from left to right, where the detector gives them but not all of `five`.
     """
 
     box: Points
     score: float
     five: Points | None = None
+    eyes: Points | None = None
 
     @property
     def area(self) -> float:
@@ -231,7 +233,7 @@ def as_picture(picture: NDArray[Any]) -> Picture:
         )
     if array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
-    return np.ascontiguousarray(array[:, :, :3])
+    return np.require(array[:, :, :3], requirements=["C", "W"])
 
 
 def to_tensor(picture: Picture) -> Tensor:
