@@ -114,7 +114,8 @@ class TriPlaneField:
 
     def probe(self, points: Tensor) -> Probe:
         """See `Field`."""
-        hidden = self.heads.hidden(sample_planes(self.planes, points, self.box))
+        features = sample_planes(self.planes, points, self.box)
+        hidden = self.heads.hidden(features.to(self.heads.hidden_weight.dtype))
         density = self.heads.density(hidden)
         return Probe(density, hidden, hidden, density)
 
