@@ -1,0 +1,1 @@
+"""Learning: losses, stages, the loop, priors. `copo train` is its command."""

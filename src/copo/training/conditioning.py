@@ -1,0 +1,223 @@
+"""What a step draws at random: factors, cameras, and the pose that planes are conditioned on.
+
+Everything here runs on the CPU with a generator of its own, so that a step's draws follow from its seed alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from copo.camera import Camera
+from copo.errors import CopoError
+from copo.factors import EXPRESSION_COMBINATIONS, FACTOR_NAMES, FactorSpec
+from copo.field.portrait_field import FRONTAL_POSE
+from copo.illumination import rotate_illumination
+from copo.networks.vae import Vae
+from copo.training.config import ConditionConfig, DrawConfig
+
+OPPOSITE = (
+    ("eyeLookUp", "eyeLookDown"),
+    ("eyeLookIn", "eyeLookOut"),
+    ("jawLeft", "jawRight"),
+    ("mouthLeft", "mouthRight"),
+)
+"""Units that exclude each other; of such a pair the weaker one is set to 0."""
+
+
+def pose_of(camera: Camera) -> Tensor:
+    """(B, 2) pitch and yaw of the direction from the origin to each camera, radians; frontal is (pi/2, pi/2).
+
+    Unlike `Camera.to_pitch_yaw` it is defined for cameras that are rolled or look past the origin, as cameras of
+    photographs do.
+    """
+    position = camera.position
+    direction = position / position.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    return torch.stack([direction[:, 1].clamp(-1, 1).acos(), torch.atan2(direction[:, 2], direction[:, 0])], dim=1)
+
+
+def conditioning_pose(camera: Camera, config: ConditionConfig, generator: torch.Generator) -> Tensor:
+    """(B, 2) the pose that planes are told (paper, section 3: the poses differ with probability 0.5).
+
+    Args:
+        camera: (B) cameras that look at the portraits.
+        config: Which pose, how often another.
+        generator: Source of randomness, on the CPU.
+    """
+    count = len(camera)
+    frontal = torch.tensor(FRONTAL_POSE).expand(count, 2)
+    if config.pose == "frontal":
+        return frontal.clone()
+    spread = torch.tensor([config.pitch_sigma, config.yaw_sigma])
+    other = frontal + torch.randn(count, 2, generator=generator) * spread
+    swapped = torch.rand(count, 1, generator=generator) < config.swap
+    return torch.where(swapped, other, pose_of(camera))
+
+
+def turn_cameras(camera: Camera, yaw: Tensor, pitch: Tensor) -> Camera:
+    """Walk around the head: the whole camera is turned about the origin, its picture keeps its framing.
+
+    Args:
+        camera: (B).
+        yaw: (B,) radians added about the vertical; positive moves the camera to +x.
+        pitch: (B,) radians upwards, along the camera's own meridian.
+    """
+    direction = camera.position / camera.position.norm(dim=1, keepdim=True)
+    around = torch.atan2(direction[:, 0], direction[:, 2])
+    back, forth = _about_y(-around), _about_y(around + yaw)
+    c, s = pitch.cos(), pitch.sin()
+    one, zero = torch.ones_like(c), torch.zeros_like(c)
+    lift = torch.stack(
+        [torch.stack([one, zero, zero], -1), torch.stack([zero, c, s], -1), torch.stack([zero, -s, c], -1)], dim=-2
+    )
+    turn = forth @ lift @ back
+    cam2world = camera.cam2world.clone()
+    cam2world[:, :3] = turn @ camera.cam2world[:, :3]
+    return Camera(cam2world, camera.intrinsics)
+
+
+def _about_y(angle: Tensor) -> Tensor:
+    """(B, 3, 3) rotations about the vertical; positive turns +z to +x."""
+    c, s = angle.cos(), angle.sin()
+    one, zero = torch.ones_like(c), torch.zeros_like(c)
+    return torch.stack(
+        [torch.stack([c, zero, s], -1), torch.stack([zero, one, zero], -1), torch.stack([-s, zero, c], -1)], dim=-2
+    )
+
+
+def driven_cameras(camera: Camera, config: DrawConfig, generator: torch.Generator) -> Camera:
+    """The cameras of photographs, moved to uniformly random yaw and pitch within the configured limits."""
+    pose = pose_of(camera)
+    uniform = torch.rand(len(camera), 2, generator=generator) * 2 - 1
+    return turn_cameras(
+        camera,
+        uniform[:, 0] * config.max_yaw - (math.pi / 2 - pose[:, 1]),
+        uniform[:, 1] * config.max_pitch - (math.pi / 2 - pose[:, 0]),
+    )
+
+
+def random_expressions(spec: FactorSpec, count: int, units: int, generator: torch.Generator) -> Tensor:
+    """Expressions that photographs do not show enough of.
+
+    Half of the portraits get a random share of a named combination (smile, blink, surprise, ...), all get 1 to `units`
+    units of random strength. Heads whose coefficients have no names get sparse normal coefficients.
+
+    Args:
+        spec: Names and range of the expression.
+        count: Number of expressions.
+        units: Most random units at once.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        (count, expression) in the head model's units, within its range.
+    """
+    low, high = spec.expression_range
+    size = spec.expression
+    strength = torch.rand(count, size, generator=generator)
+    chosen = torch.rand(count, size, generator=generator).argsort(dim=1)
+    limit = torch.randint(1, units + 1, (count, 1), generator=generator)
+    out = torch.where(chosen < limit, strength, 0.0)
+    index = {name: i for i, name in enumerate(spec.expression_names)}
+    combinations = [c for c in EXPRESSION_COMBINATIONS.values() if all(unit in index for unit in c)]
+    if not combinations:
+        return (out * torch.randn(count, size, generator=generator) * high).clamp(low, high)
+    table = torch.zeros(len(combinations), size)
+    for row, combination in enumerate(combinations):
+        for unit, share in combination.items():
+            table[row, index[unit]] = share
+    which = torch.randint(len(table), (count,), generator=generator)
+    amount = torch.rand(count, 1, generator=generator) * (torch.rand(count, 1, generator=generator) < 0.5)
+    out = (out * high + table[which] * amount * high).clamp(low, high)
+    for first, second in OPPOSITE:
+        for side in ("", "Left", "Right"):
+            a, b = index.get(first + side), index.get(second + side)
+            if a is not None and b is not None:
+                weaker = out[:, a] < out[:, b]
+                out[:, a], out[:, b] = torch.where(weaker, 0.0, out[:, a]), torch.where(weaker, out[:, b], 0.0)
+    return out
+
+
+@dataclass
+class FactorSampler:
+    """Random coefficients: from the priors where they are given, otherwise recombined from photographs.
+
+    Attributes:
+        spec: Of the head model.
+        table: (N, n) normalised coefficients of photographs, without the noise code.
+        priors: Coefficient priors by factor: identity, expression, illumination.
+        config: Jitter and the driven part.
+    """
+
+    spec: FactorSpec
+    table: Tensor
+    priors: Mapping[str, Vae]
+    config: DrawConfig
+
+    def __post_init__(self) -> None:
+        sizes = {"identity": self.spec.identity, "expression": self.spec.expression,
+                 "illumination": self.spec.illumination}  # fmt: skip
+        for name, prior in self.priors.items():
+            if name not in sizes or prior.config.coefficients != sizes[name]:
+                raise CopoError(
+                    f"prior {name}: {prior.config.coefficients} coefficients, head {self.spec.head!r} has "
+                    f"{sizes.get(name, 0)}; train it for this head"
+                )
+            prior.eval()
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where each factor lies in the coefficients without the noise code."""
+        shift = self.spec.noise
+        every = self.spec.slices
+        return {k: slice(v.start - shift, v.stop - shift) for k, v in every.items() if k != "noise"}
+
+    def natural(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count, n) as people and photographs have them; each factor from its own draw."""
+        parts = [self.factor(name, count, generator) for name in ("identity", "expression", "illumination")]
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def factor(self, name: str, count: int, generator: torch.Generator) -> Tensor:
+        """(count, size) normalised coefficients of identity, expression or illumination."""
+        part = self.slices[name]
+        if name in self.priors:
+            prior = self.priors[name]
+            latent = torch.randn(count, prior.config.latent, generator=generator)
+            return prior.sample(latent) / self._normaliser()[part]
+        rows = torch.randint(len(self.table), (count,), generator=generator)
+        out = self.table[rows, part]
+        if name == "expression" and self.config.expression_jitter:
+            low, high = (v / self.spec.normaliser("expression") for v in self.spec.expression_range)
+            noise = torch.randn(out.shape, generator=generator) * self.config.expression_jitter
+            out = (out + noise * min(high - low, 2.0)).clamp(low, high)
+        return out
+
+    def driven(self, base: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, n) of people, with expression and light beyond the photographs.
+
+        Args:
+            base: (B, n) whose identity is kept.
+            generator: Source of randomness, on the CPU.
+        """
+        count, parts = len(base), self.slices
+        scale = self.spec.normaliser("expression")
+        random = random_expressions(self.spec, count, self.config.units, generator) / scale
+        other = self.factor("expression", count, generator)
+        pick = torch.rand(count, 1, generator=generator) < self.config.random_expression
+        light = self.factor("illumination", count, generator) * self.spec.normaliser("illumination")
+        angle = (torch.rand(count, generator=generator) * 2 - 1) * self.config.turn_light
+        out = base.clone()
+        out[:, parts["expression"]] = torch.where(pick, random, other)
+        if self.spec.illumination == 27:
+            light = rotate_illumination(light, _about_y(angle))
+        out[:, parts["illumination"]] = light / self.spec.normaliser("illumination")
+        return out
+
+    def _normaliser(self) -> Tensor:
+        return torch.cat(
+            [torch.full((self.spec.sizes[n],), self.spec.normaliser(n)) for n in FACTOR_NAMES if n != "noise"]
+        )

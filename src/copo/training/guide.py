@@ -1,0 +1,162 @@
+"""The parametric head as teacher: what the portrait's face must look like under its factors and camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from copo.camera import Camera
+from copo.factors import FACTOR_NAMES
+from copo.head.protocol import PARSER_CLASSES, HeadModel
+from copo.head.renderer import FlowRender, RasterConfig, optical_flow, render_mesh
+from copo.head.shading import sh_shading, vertex_normals
+from copo.training.config import FaceFrame
+
+
+def class_numbers(*names: str) -> tuple[int, ...]:
+    """Indices of parser classes."""
+    return tuple(PARSER_CLASSES.index(name) for name in names)
+
+
+FEATURES = class_numbers(
+    "brow_left", "brow_right", "eye_left", "eye_right", "nose", "mouth_interior", "lip_upper", "lip_lower"
+)
+"""Parts of the face whose shape is the expression."""
+FACE = (*class_numbers("skin"), *FEATURES)
+"""What a head model knows of a portrait's colours and shape."""
+SKIN = class_numbers("skin", "nose")
+MOUTH = class_numbers("mouth_interior")
+COVER = class_numbers("hair", "hat", "glasses", "cloth")
+"""What may lie before a face."""
+STILL = class_numbers("background", "neck", "necklace", "cloth", "hair", "hat")
+"""What expression and light of the face do not move (paper: background, neck, cloth and hair)."""
+HAIR = class_numbers("hair")
+
+
+def is_class(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
+    """(B, h, w) labels -> (B, 1, h, w) 1 where the label is one of the classes."""
+    out = torch.zeros_like(labels, dtype=torch.bool)
+    for number in classes:
+        out = out | (labels == number)
+    return out[:, None].float()
+
+
+def share_of(probabilities: Tensor, classes: tuple[int, ...]) -> Tensor:
+    """(B, K, h, w) class probabilities -> (B, 1, h, w) of the classes together."""
+    return torch.stack([probabilities[:, number] for number in classes]).sum(0)[:, None]
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """A picture of the head, (B, ., h, w).
+
+    Attributes:
+        colour: (B, 3, h, w) RGB in [-1, 1], 0 outside the head.
+        labels: (B, h, w) int64 classes.
+        depth: (B, 1, h, w) metres along the viewing axis.
+        face: (B, 1, h, w) 1 where the face is seen.
+        landmarks: (B, 68, 2) as shares of the picture's side.
+        facing: (B, 68) 1 for landmarks whose surface turns to the camera.
+        landmarks478: (B, 478, 2) likewise, or None where the head has none.
+        facing478: (B, 478), or None.
+    """
+
+    colour: Tensor
+    labels: Tensor
+    depth: Tensor
+    face: Tensor
+    landmarks: Tensor
+    facing: Tensor
+    landmarks478: Tensor | None
+    facing478: Tensor | None
+
+
+class HeadGuide:
+    """Draws heads for training.
+
+    Args:
+        head: Any head model.
+        noise: Length of the noise code in front of the coefficients.
+        light_frame: Where light stands still: with the head, or before the camera (the published program).
+    """
+
+    def __init__(self, head: HeadModel, noise: int, light_frame: FaceFrame = "world") -> None:
+        self.head, self.light_frame = head, light_frame
+        names = [n for n in FACTOR_NAMES if n != "noise"]
+        self._sizes = [head.spec.sizes[n] for n in names]
+        self._scales = [head.spec.normaliser(n) for n in names]
+        self.noise = noise
+        self._config = RasterConfig(validate=False)
+
+    def parts(self, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, n) normalised -> shape, albedo, expression, illumination in the head model's units."""
+        split = coefficients.split(self._sizes, dim=1)
+        shape, albedo, expression, light = (p * s for p, s in zip(split, self._scales, strict=True))
+        return shape, albedo, expression, light
+
+    @torch.no_grad()
+    def view(self, coefficients: Tensor, camera: Camera, size: int) -> HeadView:
+        """Draw heads.
+
+        Args:
+            coefficients: (B, n) normalised factors without the noise code.
+            camera: (B).
+            size: Side in pixels.
+        """
+        shape, albedo, expression, light = self.parts(coefficients)
+        topology = self.head.topology
+        vertices = self.head.vertices(shape, expression)
+        normals = vertex_normals(vertices, topology.faces)
+        lit = normals
+        if self.light_frame == "camera":
+            x, y, z = (normals @ camera.cam2world[:, :3, :3]).unbind(-1)
+            lit = torch.stack([x, -y, -z], dim=-1)
+        colour = self.head.albedo(albedo) * sh_shading(lit, light)
+        drawn = render_mesh(
+            vertices, topology.faces, camera, size, attributes={"colour": colour}, labels=topology.labels,
+            normals=normals, config=self._config,
+        )  # fmt: skip
+        assert drawn.labels is not None
+        landmarks, facing = _seen(vertices[:, topology.landmarks68], normals[:, topology.landmarks68], camera)
+        dense = facing478 = None
+        if topology.landmarks478_faces is not None and topology.landmarks478_barycentric is not None:
+            corners, weights = topology.faces[topology.landmarks478_faces], topology.landmarks478_barycentric[..., None]
+            points, directions = ((values[:, corners] * weights).sum(2) for values in (vertices, normals))
+            dense, facing478 = _seen(points, directions, camera)
+        return HeadView(
+            colour=(drawn.colour.clamp(0, 1) * 2 - 1) * drawn.mask,
+            labels=drawn.labels,
+            depth=drawn.depth,
+            face=is_class(drawn.labels, FACE),
+            landmarks=landmarks,
+            facing=facing,
+            landmarks478=dense,
+            facing478=facing478,
+        )
+
+    @torch.no_grad()
+    def flow(self, before: Tensor, after: Tensor, camera: Camera, size: int) -> FlowRender:
+        """Where each pixel of one head goes in another picture of it.
+
+        Args:
+            before: (B, n) normalised coefficients.
+            after: (B, n).
+            camera: (B), the same for both.
+            size: Side in pixels.
+        """
+        first, second = self.vertices(before), self.vertices(after)
+        return optical_flow(first, second, self.head.topology.faces, camera, camera, size, config=self._config)
+
+    def vertices(self, coefficients: Tensor) -> Tensor:
+        """(B, n) normalised -> (B, V, 3) metres."""
+        shape, _, expression, _ = self.parts(coefficients)
+        return self.head.vertices(shape, expression)
+
+
+def _seen(points: Tensor, normals: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+    """(B, N, 3) points and normals -> (B, N, 2) shares of the side, and (B, N) 1 where the surface faces the camera."""
+    place, _ = camera.project(points)
+    towards = camera.position[:, None] - points
+    return place, ((towards * normals).sum(-1) > 0).float()

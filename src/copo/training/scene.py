@@ -1,0 +1,198 @@
+"""One generator step's portraits, with everything that losses ask about them, computed once and only when asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from copo.camera import Camera
+from copo.field.planes import sample_planes
+from copo.field.portrait_field import PortraitFrame, PortraitPlanes
+from copo.head.renderer import FlowRender
+from copo.networks.discriminator import DiscriminatorOutput, dual_picture
+from copo.training.conditioning import pose_of
+from copo.training.drawing import Painter
+from copo.training.guide import HeadGuide, HeadView
+from copo.training.perception import Perception, Reading
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """What losses compare with.
+
+    Attributes:
+        guide: The parametric head.
+        perception: Networks that look at portraits.
+    """
+
+    guide: HeadGuide
+    perception: Perception
+
+
+def resize(pictures: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, side, side), smooth also where it gets smaller."""
+    if pictures.shape[-1] == side:
+        return pictures
+    shrinks = pictures.shape[-1] > side
+    return F.interpolate(pictures.float(), (side, side), mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+@dataclass(frozen=True, eq=False)
+class Portraits:
+    """Generated portraits and what is known or found of them.
+
+    Attributes:
+        z: (B, latent) what the generator was given.
+        camera: (B) what they are seen by.
+        frame: Their pictures.
+        planes: Their fields.
+        teachers: What to compare with.
+    """
+
+    z: Tensor
+    camera: Camera
+    frame: PortraitFrame
+    planes: PortraitPlanes
+    teachers: Teachers
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def part(self, span: slice) -> Portraits:
+        """Some of them."""
+        f = self.frame
+        frame = PortraitFrame(
+            f.image[span], f.raw[span], f.features[span], f.depth[span], f.alpha[span], f.classes[span], None
+        )
+        return Portraits(self.z[span], self.camera[span], frame, self.planes[span], self.teachers)
+
+    @property
+    def coefficients(self) -> Tensor:
+        """(B, n) normalised factors without the noise code."""
+        return self.z[:, self.teachers.guide.noise :]
+
+    @cached_property
+    def view(self) -> HeadView:
+        """The head at the size of the raw picture."""
+        return self.teachers.guide.view(self.coefficients.detach(), self.camera, self.frame.raw.shape[-1])
+
+    @cached_property
+    def full_view(self) -> HeadView:
+        """The head at the size of the final picture."""
+        return self.teachers.guide.view(self.coefficients.detach(), self.camera, self.frame.image.shape[-1])
+
+    @cached_property
+    def reading(self) -> Reading:
+        """What the reader finds in the final pictures."""
+        assert self.teachers.perception.reader is not None
+        return self.teachers.perception.reader.read(self.frame.image.float())
+
+    @cached_property
+    def features(self) -> list[Tensor]:
+        """Perceptual maps of the final pictures."""
+        assert self.teachers.perception.features is not None
+        return self.teachers.perception.features.maps(self.frame.image.float())
+
+    @cached_property
+    def descriptor(self) -> Tensor:
+        """(B, D) whom the final pictures show; aligned by the head's landmarks."""
+        return self.describe(self.frame.image.float())
+
+    @cached_property
+    def pose(self) -> Tensor:
+        """(B, 2) pitch and yaw of the cameras."""
+        return pose_of(self.camera)
+
+    @property
+    def dual(self) -> Tensor:
+        """(B, 6, H, W) what the discriminator sees."""
+        return dual_picture(self.frame.raw, self.frame.image)
+
+    def describe(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) of these portraits -> (B, D), aligned by the head's landmarks."""
+        recogniser = self.teachers.perception.recogniser
+        assert recogniser is not None
+        points = self.view.landmarks.float() * pictures.shape[-1]
+        return recogniser.describe(recogniser.align(pictures, points))
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """The photographs of a step, on the device.
+
+    Attributes:
+        pictures: (B, 3, S, S) in [-1, 1].
+        labels: (B, s, s) int64 classes at the raw picture's size, or None.
+    """
+
+    pictures: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two portraits each that differ in one factor, seen from the same place (or one seen from two).
+
+    Attributes:
+        kind: Which factor: expression, illumination, identity or pose.
+        first: Portraits.
+        second: Portraits.
+    """
+
+    kind: str
+    first: Portraits
+    second: Portraits
+
+    def flow(self) -> FlowRender:
+        """The head's motion from the first to the second picture, at the final picture's size."""
+        guide = self.first.teachers.guide
+        side = self.first.frame.image.shape[-1]
+        return guide.flow(self.first.coefficients.detach(), self.second.coefficients.detach(), self.first.camera, side)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Everything of one generator step.
+
+    Attributes:
+        photographs: Those of the reconstructed portraits, row by row.
+        reconstructed: Portraits made from the photographs' own coefficients; may be empty.
+        natural: Portraits of factors from the priors; may be empty.
+        driven: Portraits beyond the photographs; may be empty.
+        imitated: `natural` and `driven` together.
+        codes: (B, noise) codes of the reconstructed portraits before noise, or None.
+        own_code: (B, 1) 1 where a reconstruction used its photograph's code, 0 where the code was dropped.
+        pairs: Contrastive pairs.
+        painter: Draws more.
+        judged: What the discriminator says of `reconstructed`, `natural` and `driven`, in this order, or None.
+    """
+
+    photographs: Photographs
+    reconstructed: Portraits
+    natural: Portraits
+    driven: Portraits
+    imitated: Portraits
+    codes: Tensor | None
+    own_code: Tensor
+    pairs: tuple[Pair, ...]
+    painter: Painter
+    judged: DiscriminatorOutput | None
+
+    def densities(self, count: int, distance: float) -> tuple[Tensor, Tensor]:
+        """Densities (B, count) at random points of the box of the imitated portraits, and at neighbours of these.
+
+        Args:
+            count: Points in each portrait.
+            distance: Metres to the neighbour, in a random direction.
+        """
+        planes, generator = self.imitated.planes.planes, self.painter.generator
+        box = generator.config.box
+        points = (torch.rand(len(planes), count, 3, device=planes.device) * 2 - 1) * (box - distance)
+        steps = F.normalize(torch.randn_like(points), dim=-1) * distance
+        features = sample_planes(planes, torch.cat([points, points + steps], dim=1), box)
+        first, second = generator.decoder.density(features)[..., 0].split(count, dim=1)
+        return first, second

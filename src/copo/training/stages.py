@@ -1,0 +1,482 @@
+"""Stages are lists of groups of losses; each group turns a scene into named, weighted losses.
+
+The loop adds up whatever a stage's groups return and does not know which they are. A loss whose weight is 0 is not
+computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from copo.errors import CopoError
+from copo.networks.discriminator import DiscriminatorOutput
+from copo.training import losses
+from copo.training.config import (
+    AdversarialWeights,
+    ContrastiveWeights,
+    ImitationWeights,
+    ReconstructionWeights,
+    SemanticWeights,
+    StageConfig,
+    TrainingConfig,
+)
+from copo.training.guide import COVER, FEATURES, HAIR, MOUTH, SKIN, STILL, is_class, share_of
+from copo.training.perception import Perception
+from copo.training.scene import Pair, Photographs, Portraits, Scene, resize
+
+Losses = dict[str, Tensor]
+PAIR_KINDS = ("expression", "illumination", "identity", "pose")
+
+
+class LossGroup(Protocol):
+    """Some losses of the generator."""
+
+    def needs(self) -> list[tuple[str, str]]:
+        """(part of `Perception`, loss that needs it) for each."""
+        ...
+
+    def __call__(self, scene: Scene) -> Losses:
+        """Named losses with their weights applied."""
+        ...
+
+
+def weighted(terms: Sequence[tuple[str, float, Callable[[], Tensor]]]) -> Losses:
+    """Compute the terms whose weight is not 0."""
+    return {name: weight * term() for name, weight, term in terms if weight}
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Photographs from their coefficients, camera and code (warm start; ours).
+
+    Args:
+        weights: Of the losses.
+        code_variance: Variance that codes are to have before noise is added.
+    """
+
+    weights: ReconstructionWeights
+    code_variance: float
+
+    def needs(self) -> list[tuple[str, str]]:
+        """See `LossGroup`."""
+        return [("features", "reconstruction.perceptual")] if self.weights.perceptual else []
+
+    def __call__(self, scene: Scene) -> Losses:
+        """See `LossGroup`."""
+        w, made, photos = self.weights, scene.reconstructed, scene.photographs
+        if not len(made):
+            return {}
+        side = made.frame.raw.shape[-1]
+        full = made.frame.image.shape[-1]
+        # Where the code was dropped only the face can be right: hair, clothes and background are the code's.
+        face = torch.maximum(_seen_face(made, photos), scene.own_code[:, :, None, None])
+        large = resize(face, full)
+        return weighted(
+            [
+                ("rec_final", w.final, lambda: losses.picture_distance(made.frame.image, photos.pictures, large)),
+                ("rec_raw", w.raw, lambda: losses.picture_distance(
+                    made.frame.raw, resize(photos.pictures, side), face)),
+                ("rec_perceptual", w.perceptual, lambda: self._perceptual(scene, large)),
+                ("rec_depth", w.depth, lambda: losses.depth_distance(
+                    made.frame.depth, made.view.depth, _seen_face(made, photos))),
+                ("rec_opacity", w.opacity, lambda: self._opacity(scene)),
+                ("rec_labels", w.labels, lambda: losses.class_cross_entropy(
+                    made.frame.classes, _labels(photos), face)),
+                ("code_norm", w.code_norm, lambda: _codes(scene).square().mean()),
+                ("code_moments", w.code_moments if len(made) > 1 else 0.0, lambda: losses.code_moments(
+                    _codes(scene), self.code_variance)),
+            ]
+        )  # fmt: skip
+
+    @staticmethod
+    def _perceptual(scene: Scene, mask: Tensor) -> Tensor:
+        features = scene.reconstructed.teachers.perception.features
+        assert features is not None
+        with torch.no_grad():
+            theirs = features.maps(scene.photographs.pictures)
+        return losses.perceptual_distance(scene.reconstructed.features, theirs, mask)
+
+    @staticmethod
+    def _opacity(scene: Scene) -> Tensor:
+        person = (_labels(scene.photographs) != 0).float()
+        keep = scene.own_code[:, :, None].bool()
+        alpha = scene.reconstructed.frame.alpha.float()
+        return losses.opacity_distance(alpha, torch.where(keep, person, alpha.detach()))
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Generator against discriminator, which also regresses pose and latent (paper).
+
+    Args:
+        weights: Of the losses.
+    """
+
+    weights: AdversarialWeights
+
+    def needs(self) -> list[tuple[str, str]]:
+        """See `LossGroup`."""
+        return []
+
+    def __call__(self, scene: Scene) -> Losses:
+        """See `LossGroup`."""
+        w, said = self.weights, scene.judged
+        assert said is not None
+        plain = len(scene.reconstructed) + len(scene.natural)
+        portraits = [p for p in (scene.reconstructed, scene.natural, scene.driven) if len(p)]
+        pose = torch.cat([p.pose for p in portraits])[:plain]
+        z = torch.cat([p.z for p in portraits])[:plain].detach()
+        some = plain > 0
+        return weighted(
+            [
+                ("gan", w.gan if some else 0.0, lambda: losses.generator_loss(said.score[:plain])),
+                ("driven_gan", w.driven_gan if len(scene.driven) else 0.0,
+                 lambda: losses.generator_loss(said.score[plain:])),
+                ("pose", w.pose if some else 0.0, lambda: (said.pose[:plain] - pose).square().mean()),
+                ("latent", w.latent if some else 0.0, lambda: (said.latent[:plain] - z).square().mean()),
+            ]
+        )  # fmt: skip
+
+    def discriminator(
+        self, real: DiscriminatorOutput, generated: DiscriminatorOutput, real_pose: Tensor, pose: Tensor, z: Tensor
+    ) -> Losses:
+        """The discriminator's losses.
+
+        Args:
+            real: Said of photographs.
+            generated: Said of generated portraits.
+            real_pose: (B, 2) of the photographs.
+            pose: (B, 2) of the portraits.
+            z: (B, latent) of the portraits.
+        """
+        w = self.weights
+        both = torch.cat([real.pose - real_pose, generated.pose - pose])
+        return weighted(
+            [
+                ("d_gan", w.gan, lambda: losses.discriminator_loss(real.score, generated.score)),
+                ("d_pose", w.pose, lambda: both.square().mean()),
+                ("d_latent", w.latent, lambda: (generated.latent - z).square().mean()),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """The face looks as the head of the same factors does (paper; depth, labels, expression and pose are ours).
+
+    Args:
+        weights: Of the losses.
+    """
+
+    weights: ImitationWeights
+
+    def needs(self) -> list[tuple[str, str]]:
+        """See `LossGroup`."""
+        w = self.weights
+        read = [
+            ("landmarks", w.landmarks),
+            ("dense_landmarks", w.dense_landmarks),
+            ("light", w.light),
+            ("expression", w.expression),
+            ("pose", w.pose),
+        ]
+        out = [("reader", f"imitation.{name}") for name, weight in read if weight]
+        return [*out, ("recogniser", "imitation.identity")] if w.identity else out
+
+    def __call__(self, scene: Scene) -> Losses:
+        """See `LossGroup`."""
+        w, made = self.weights, scene.imitated
+        if not len(made):
+            return {}
+        guide = made.teachers.guide
+        _, _, expression, light = guide.parts(made.coefficients.detach())
+        free = made.view.face * (1 - share_of(made.frame.classes, COVER).detach())
+        return weighted(
+            [
+                ("im_colour", w.colour, lambda: self._colour(made)),
+                ("im_identity", w.identity, lambda: self._identity(made)),
+                ("im_skin", w.skin, lambda: losses.skin_distance(
+                    made.frame.raw, made.view.colour, is_class(made.view.labels, SKIN) * free)),
+                ("im_landmarks", w.landmarks, lambda: losses.landmark_distance(
+                    _found(made.reading.landmarks68, "landmarks"), made.view.landmarks,
+                    losses.landmark_weights(made.z.device), made.view.facing)),
+                ("im_dense_landmarks", w.dense_landmarks, lambda: _dense(made)),
+                ("im_light", w.light, lambda: (
+                    _found(made.reading.illumination, "light") - light).abs().mean()),
+                ("im_expression", w.expression, lambda: (
+                    _found(made.reading.expression, "expression") - expression).abs().mean()),
+                ("im_pose", w.pose, lambda: (_found(made.reading.pose, "pose") - made.pose).abs().mean()),
+                ("im_depth", w.depth, lambda: losses.depth_distance(made.frame.depth, made.view.depth, free)),
+                ("im_labels", w.labels, lambda: losses.class_cross_entropy(
+                    made.frame.classes, made.view.labels, is_class(made.view.labels, FEATURES) * free)),
+            ]
+        )  # fmt: skip
+
+    def _colour(self, made: Portraits) -> Tensor:
+        side = self.weights.colour_side
+        if not side:
+            full = made.full_view
+            return losses.colour_distance(made.frame.image, full.colour, full.face)
+        mask = resize(made.view.face, side)
+        whole = (mask > 0.99).float()  # pixels that show the face and nothing else
+        return losses.colour_distance(resize(made.frame.image, side), resize(made.view.colour, side), whole)
+
+    @staticmethod
+    def _identity(made: Portraits) -> Tensor:
+        image, full = made.frame.image.float(), made.full_view
+        replaced = full.colour * full.face + image * (1 - full.face)
+        return losses.descriptor_distance(made.descriptor, made.describe(replaced))
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """The semantic field says what the picture shows, and matter is smooth (paper).
+
+    Args:
+        weights: Of the losses.
+    """
+
+    weights: SemanticWeights
+
+    def needs(self) -> list[tuple[str, str]]:
+        """See `LossGroup`."""
+        return [("parser", "semantics.labels")] if self.weights.labels else []
+
+    def __call__(self, scene: Scene) -> Losses:
+        """See `LossGroup`."""
+        w, made = self.weights, scene.imitated
+        if not len(made):
+            return {}
+        return weighted(
+            [
+                ("sem_labels", w.labels, lambda: self._labels(made)),
+                ("sem_smoothness", w.smoothness, lambda: losses.smoothness(*scene.densities(w.points, w.distance))),
+            ]
+        )
+
+    @staticmethod
+    def _labels(made: Portraits) -> Tensor:
+        parser = made.teachers.perception.parser
+        assert parser is not None
+        with torch.no_grad():
+            found = parser.probabilities(made.frame.image.float())
+            labels = resize(found, made.frame.classes.shape[-1]).argmax(1)
+        return losses.class_cross_entropy(made.frame.classes, labels)
+
+
+@dataclass(frozen=True)
+class Disentanglement:
+    """Pairs that differ in one factor differ in nothing else (paper; identity terms of expression and pose are ours).
+
+    Args:
+        weights: Of the losses.
+    """
+
+    weights: ContrastiveWeights
+
+    def needs(self) -> list[tuple[str, str]]:
+        """See `LossGroup`."""
+        w = self.weights
+        out: list[tuple[str, str]] = []
+        if w.expression_mouth:
+            out.append(("features", "contrastive.expression_mouth"))
+        if w.illumination_landmarks:
+            out.append(("reader", "contrastive.illumination_landmarks"))
+        for name in ("illumination_identity", "expression_identity", "pose_identity"):
+            if getattr(w, name):
+                out.append(("recogniser", f"contrastive.{name}"))
+        return out
+
+    def kinds(self) -> tuple[str, ...]:
+        """Factors that get pairs."""
+        return tuple(k for k in PAIR_KINDS if any(v for name, v in vars(self.weights).items() if name.startswith(k)))
+
+    def __call__(self, scene: Scene) -> Losses:
+        """See `LossGroup`."""
+        out: Losses = {}
+        for pair in scene.pairs:
+            out |= getattr(self, f"_{pair.kind}")(pair)
+        return out
+
+    def _expression(self, pair: Pair) -> Losses:
+        w, a, b = self.weights, pair.first, pair.second
+
+        def flow() -> Tensor:
+            moved = pair.flow()
+            return losses.flow_distance(a.frame.image, b.frame.image, moved.flow, moved.visible * a.full_view.face)
+
+        def mouth() -> Tensor:
+            inside = [is_class(p.view.labels, MOUTH) for p in (a, b)]
+            return losses.style_distance(a.features, b.features, *inside)
+
+        return weighted(
+            [
+                ("pair_exp_flow", w.expression_flow, flow),
+                ("pair_exp_background", w.expression_background, lambda: _still(a, b)),
+                ("pair_exp_hair", w.expression_hair, lambda: _hair(a, b)),
+                ("pair_exp_mouth", w.expression_mouth, mouth),
+                ("pair_exp_identity", w.expression_identity,
+                 lambda: losses.descriptor_distance(a.descriptor, b.descriptor)),
+            ]
+        )  # fmt: skip
+
+    def _illumination(self, pair: Pair) -> Losses:
+        w, a, b = self.weights, pair.first, pair.second
+        return weighted(
+            [
+                ("pair_light_background", w.illumination_background, lambda: _still(a, b)),
+                ("pair_light_hair", w.illumination_hair, lambda: _hair(a, b)),
+                ("pair_light_identity", w.illumination_identity,
+                 lambda: losses.descriptor_distance(a.descriptor, b.descriptor)),
+                ("pair_light_landmarks", w.illumination_landmarks, lambda: losses.landmark_distance(
+                    _found(a.reading.landmarks68, "landmarks"), _found(b.reading.landmarks68, "landmarks"),
+                    losses.landmark_weights(a.z.device))),
+            ]
+        )  # fmt: skip
+
+    def _identity(self, pair: Pair) -> Losses:
+        a, b = pair.first, pair.second
+        return weighted([("pair_id_background", self.weights.identity_background, lambda: _background(a, b))])
+
+    def _pose(self, pair: Pair) -> Losses:
+        a, b = pair.first, pair.second
+        return weighted(
+            [("pair_pose_identity", self.weights.pose_identity,
+              lambda: losses.descriptor_distance(a.descriptor, b.descriptor))]
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage at work.
+
+    Attributes:
+        config: Its length, mix and weights.
+        groups: Its losses; those before the last contrastive group are scaled by `config.others`.
+        start: Thousand photographs before it begins.
+    """
+
+    config: StageConfig
+    groups: tuple[LossGroup, ...]
+    start: float
+
+    @property
+    def adversarial(self) -> Adversarial | None:
+        """The group that trains the discriminator, if there is one."""
+        return next((g for g in self.groups if isinstance(g, Adversarial)), None)
+
+    @property
+    def contrastive(self) -> Disentanglement | None:
+        """The group that needs pairs, if there is one."""
+        return next((g for g in self.groups if isinstance(g, Disentanglement)), None)
+
+    def generator_losses(self, scene: Scene) -> Losses:
+        """All named losses of a scene."""
+        out: Losses = {}
+        for group in self.groups:
+            factor = 1.0 if isinstance(group, Disentanglement) else self.config.others
+            out |= {name: factor * value for name, value in group(scene).items()}
+        return out
+
+    def pair_kinds(self, step: int) -> tuple[str, ...]:
+        """Which factors get pairs in a step: all, or so many in turns."""
+        group = self.contrastive
+        if group is None:
+            return ()
+        kinds = group.kinds()
+        count = min(group.weights.factors_per_step, len(kinds))
+        return tuple(kinds[(step * count + i) % len(kinds)] for i in range(count))
+
+
+def build_stages(config: TrainingConfig, perception: Perception) -> tuple[Stage, ...]:
+    """Stages from their configuration.
+
+    Raises:
+        CopoError: A loss needs a network that is not there.
+    """
+    out, start = [], 0.0
+    for c in config.stages:
+        groups: list[LossGroup] = []
+        if c.reconstruction is not None:
+            groups.append(Reconstruction(c.reconstruction, max(1.0 - config.codes.noise**2, 0.0)))
+        if c.adversarial is not None:
+            groups.append(Adversarial(c.adversarial))
+        if c.imitation is not None:
+            groups.append(Imitation(c.imitation))
+        if c.semantics is not None:
+            groups.append(Semantics(c.semantics))
+        if c.contrastive is not None:
+            groups.append(Disentanglement(c.contrastive))
+        if not groups:
+            raise CopoError(f"stage {c.name} has no losses: give it at least one group of weights")
+        for group in groups:
+            for part, why in group.needs():
+                perception.require(part, f"{c.name}: {why}")
+        out.append(Stage(c, tuple(groups), start))
+        start += c.kimg
+    return tuple(out)
+
+
+def stage_at(stages: Sequence[Stage], kimg: float) -> Stage | None:
+    """The stage after so many thousand photographs; None when all are over."""
+    for stage in stages:
+        if kimg < stage.start + stage.config.kimg - 1e-9:
+            return stage
+    return None
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+def _labels(photos: Photographs) -> Tensor:
+    if photos.labels is None:
+        raise CopoError("this stage compares with label maps, which the data set has not: prepare it with a parser")
+    return photos.labels
+
+
+def _seen_face(made: Portraits, photos: Photographs) -> Tensor:
+    """(B, 1, h, w) where a photograph shows the fitted head's face, and no hair or hat before it."""
+    face = made.view.face
+    return face if photos.labels is None else face * (1 - is_class(photos.labels, COVER))
+
+
+def _codes(scene: Scene) -> Tensor:
+    assert scene.codes is not None
+    return scene.codes
+
+
+def _dense(made: Portraits) -> Tensor:
+    """Distance of the 478 landmarks; 0 where head or reader lack them."""
+    found, asked, facing = made.reading.landmarks478, made.view.landmarks478, made.view.facing478
+    if found is None or asked is None or facing is None:
+        return made.frame.image.new_zeros(())
+    return losses.dense_distance(found, asked, facing)
+
+
+def _found(value: Tensor | None, what: str) -> Tensor:
+    if value is None:
+        raise CopoError(f"the reader of this training does not find {what}: set the weight of that loss to 0")
+    return value
+
+
+def _still(a: Portraits, b: Portraits) -> Tensor:
+    """Difference of what is background, neck, clothes or hair in both pictures."""
+    return _difference(a, b, STILL)
+
+
+def _background(a: Portraits, b: Portraits) -> Tensor:
+    return _difference(a, b, (0,))
+
+
+def _difference(a: Portraits, b: Portraits, classes: tuple[int, ...]) -> Tensor:
+    shares = torch.minimum(share_of(a.frame.classes, classes), share_of(b.frame.classes, classes)).detach()
+    return losses.picture_distance(a.frame.image, b.frame.image, resize(shares, a.frame.image.shape[-1]))
+
+
+def _hair(a: Portraits, b: Portraits) -> Tensor:
+    return losses.picture_distance(share_of(a.frame.classes, HAIR), share_of(b.frame.classes, HAIR))
