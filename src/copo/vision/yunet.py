@@ -59,6 +59,9 @@ class YuNet:
             raise CopoError("YuNet needs the package onnxruntime: pip install 'copo[mediapipe]'") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = self.config.threads, 4
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # idle threads leave the core to others
         try:
             content = path.read_bytes()
             session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
