@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from copo.config import Resampling
 from copo.errors import CopoError
 from copo.networks import layers
 
@@ -89,6 +90,13 @@ def test_upsampled_picture_is_bilinear() -> None:
     x = torch.randn(2, 3, 5, 4, dtype=torch.float64)
     identity = torch.eye(3, dtype=torch.float64)[:, :, None, None]
     torch.testing.assert_close(layers.upsample_picture(x, "fir"), upsampled(x, identity, 2))
+
+
+@pytest.mark.parametrize("resampling", ["fir", "folded"])
+def test_shifted_sums_are_bilinear_upsampling(resampling: Resampling) -> None:
+    x = torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    sums = layers._double_axis(layers._double_axis(x, 1, resampling), 2, resampling)
+    torch.testing.assert_close(sums.permute(0, 3, 1, 2), layers.upsample_picture(x.permute(0, 3, 1, 2), resampling))
 
 
 def published_modulation(layer: layers.ModulatedConv, x: Tensor, w: Tensor) -> Tensor:

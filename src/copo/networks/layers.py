@@ -32,8 +32,8 @@ _DEMODULATION_EPSILON = 1e-8
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """A context in which automatic mixed precision is off on the device of `x`."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    kind = x.device.type  # asking is_autocast_available instead would break compiled graphs in torch 2.11
+    return torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
 
 
 def lrelu(x: Tensor) -> Tensor:
@@ -197,12 +197,29 @@ def downsample_conv_box(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 def upsample_picture(x: Tensor, resampling: Resampling) -> Tensor:
     """Double the side of a picture (B, C, H, W) -> (B, C, 2H, 2W).
 
-    Both are bilinear; beyond the border "fir" sees zeros (the published filter), "folded" the nearest pixel.
+    Both are bilinear; beyond the border "fir" sees zeros (the published filter), "folded" the nearest pixel. On a GPU
+    they are made of shifted sums, whose gradient is many times as fast as that of PyTorch's interpolation.
     """
+    if x.device.type != "cpu":
+        x = x.permute(0, 2, 3, 1)
+        for axis in (1, 2):
+            x = _double_axis(x, axis, resampling)
+        return x.permute(0, 3, 1, 2)
     if resampling == "folded":
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     x = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False)
     return x[:, :, 2:-2, 2:-2]
+
+
+def _double_axis(x: Tensor, axis: int, resampling: Resampling) -> Tensor:
+    """Bilinear upsampling by 2 along one axis: three quarters of a sample and a quarter of its neighbour."""
+    size = x.shape[axis]
+    first, last = x.narrow(axis, 0, 1), x.narrow(axis, size - 1, 1)
+    if resampling == "fir":
+        first, last = torch.zeros_like(first), torch.zeros_like(last)
+    before = torch.cat([first, x.narrow(axis, 0, size - 1)], dim=axis)
+    after = torch.cat([x.narrow(axis, 1, size - 1), last], dim=axis)
+    return torch.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], dim=axis + 1).flatten(axis, axis + 1)
 
 
 def convolve(

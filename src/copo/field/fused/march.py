@@ -224,12 +224,12 @@ def place(
         count, s.coarse, *_layout(planes), scene.scale, scene.box, s.near, step, s.distance, bits, softness,
         **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", JITTER=s.jitter, num_warps=WARPS,
     )  # fmt: skip
-    nc, nf = triton.next_power_of_2(s.coarse), triton.next_power_of_2(s.fine)
-    rays = max(1, 512 // max(nc, nf))
+    width = max(32, triton.next_power_of_2(max(s.coarse, s.fine)))
+    rays = max(1, 512 // width)
     kernels.place_samples[(triton.cdiv(batch * count, rays),)](
         density, origins, random, quantiles, depths,
         batch * count, s.coarse, s.fine, s.near, step, s.distance, scene.last_step,
-        RAYS=rays, NC=nc, NF=nf, JITTER=s.jitter, num_warps=4,
+        RAYS=rays, NC=width, NF=width, JITTER=s.jitter, num_warps=4,
     )  # fmt: skip
     return depths
 
