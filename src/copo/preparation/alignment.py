@@ -147,6 +147,9 @@ def warp(picture: Picture, matrix: Array, size: int) -> Picture:
     """
     height, width = picture.shape[:2]
     image = Image.fromarray(picture)
+    (left, top), (right, bottom) = _back(matrix, np.array([[0.0, 0.0], [size, size]])).tolist()
+    if matrix[0, 1] == 0 and min(left, top) >= 0 and right <= width and bottom <= height:  # upright and all inside
+        return np.array(image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, right, bottom)))
     density = OVERSAMPLING * scale_of(matrix)
     if density < 0.75:
         reduced = max(round(width * density), 1), max(round(height * density), 1)
@@ -157,29 +160,26 @@ def warp(picture: Picture, matrix: Array, size: int) -> Picture:
     fine = size * OVERSAMPLING
     corners = _back(matrix, np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64))
     margin = np.ceil(np.concatenate([-corners.min(0), corners.max(0) - [width, height]]).clip(0)).astype(int)
-    left, top, right, bottom = (int(m) + (2 if m else 0) for m in margin)
-    if left or top or right or bottom:
-        padded = _mirrored(np.asarray(image), left, top, right, bottom)
-        image = Image.fromarray(padded)
-        matrix = np.concatenate([matrix[:, :2], matrix[:, 2:] - matrix[:, :2] @ np.array([[left], [top]])], axis=1)
+    before_x, before_y, after_x, after_y = (int(m) + (2 if m else 0) for m in margin)
+    padded = bool(before_x or before_y or after_x or after_y)
+    if padded:
+        widths = ((before_y, after_y), (before_x, after_x), (0, 0))
+        image = Image.fromarray(np.pad(np.asarray(image), widths, mode="symmetric"))
+        shift = matrix[:, :2] @ np.array([[before_x], [before_y]])
+        matrix = np.concatenate([matrix[:, :2], matrix[:, 2:] - shift], axis=1)
     linear = np.linalg.inv(matrix[:, :2])
     shift = -linear @ matrix[:, 2]
     coefficients = np.concatenate([linear / OVERSAMPLING, shift[:, None]], axis=1).reshape(-1)
     sampled = image.transform((fine, fine), Image.Transform.AFFINE, tuple(coefficients), Image.Resampling.BICUBIC)
     out = np.asarray(sampled.resize((size, size), Image.Resampling.LANCZOS))
-    if left or top or right or bottom:
-        out = _softened(out, matrix, (left, top, width, height), size)
+    if padded:
+        out = _softened(out, matrix, (before_x, before_y, width, height), size)
     return np.ascontiguousarray(out)
 
 
 def _back(matrix: Array, points: Array) -> Array:
     linear = np.linalg.inv(matrix[:, :2])
     return (points - matrix[:, 2]) @ linear.T
-
-
-def _mirrored(picture: Picture, left: int, top: int, right: int, bottom: int) -> Picture:
-    """Continue a picture by its mirror image, as often as needed."""
-    return np.pad(picture, ((top, bottom), (left, right), (0, 0)), mode="symmetric")
 
 
 def _softened(out: Picture, matrix: Array, inside: tuple[int, int, int, int], size: int) -> Picture:

@@ -79,7 +79,7 @@ class PrepareConfig:
     bfm: str = ""
     """Folder with your Basel Face Model; needed by deep3d together with parser masks."""
     mat_files: Annotated[bool, tyro.conf.Suppress] = False
-    """Also make the method's per-image .mat and aligned picture; the command sets it where it gets a folder for them."""
+    """Also make the method's per-image .mat and aligned picture; set by the command where it gets a folder for them."""
     fit_quality: Literal["fast", "high"] = "fast"
     """high refines each fit on the pixels, which is much slower."""
     quality: QualityConfig = field(default_factory=QualityConfig)
@@ -95,7 +95,7 @@ class PrepareConfig:
             raise CopoError("--chunk-seconds must be at least 1 and --max-frames not negative")
         if self.reconstructor == "deep3d" and self.parser == "masks" and not self.bfm:
             raise CopoError(
-                "--reconstructor deep3d: label maps from masks need the mesh: add --bfm DIR or --parser bisenet"
+                "--reconstructor deep3d: labels from masks need the mesh: add --bfm DIR or --parser bisenet"
             )
 
     def to_dict(self) -> dict[str, Any]:

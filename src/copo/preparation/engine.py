@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -38,10 +37,23 @@ def run_here(units: Sequence[Unit], config: PrepareConfig, out: Path, done: Done
     Raises:
         CopoError: A model is missing, or a result cannot be stored.
     """
-    store, preparer = WorkFolder(out), Preparer(config, torch.get_num_threads())
-    for unit in units:
-        store.put(preparer.run(unit))
-        done(unit)
+    with one_thread():
+        store, preparer = WorkFolder(out), Preparer(config)
+        for unit in units:
+            store.put(preparer.run(unit))
+            done(unit)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The work on one photograph is many small steps, which several threads make slower, not faster: by a factor of
+    twenty where other programs use the CPUs too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def run_pool(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, done: Done) -> None:
@@ -51,14 +63,13 @@ def run_pool(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: i
         CopoError: A model is missing, a result cannot be stored, or workers die before they begin.
     """
     context = multiprocessing.get_context("spawn")
-    threads = max((os.cpu_count() or 1) // workers, 1)
     todo = list(reversed(units))
     attempts: dict[str, int] = {}
     pool: list[_Worker] = []
     store = WorkFolder(out)
     try:
         for _ in range(min(workers, len(todo))):
-            pool.append(_Worker(context, config, out, threads))
+            pool.append(_Worker(context, config, out))
         for worker in pool:
             worker.give(todo.pop())
         while any(worker.unit is not None for worker in pool):
@@ -72,7 +83,7 @@ def run_pool(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: i
                         raise CopoError(problem.message)
                     attempts[unit.id] = attempts.get(unit.id, 0) + 1
                     worker.stop()
-                    worker = pool[i] = _Worker(context, config, out, threads)
+                    worker = pool[i] = _Worker(context, config, out)
                     if attempts[unit.id] < ATTEMPTS:
                         worker.give(unit)
                         continue
@@ -102,10 +113,10 @@ class _Problem:
 class _Worker:
     """A process, and the unit that it works on."""
 
-    def __init__(self, context: Any, config: PrepareConfig, out: Path, threads: int) -> None:
+    def __init__(self, context: Any, config: PrepareConfig, out: Path) -> None:
         self.connection, other = context.Pipe()
         self.unit: Unit | None = None
-        self.process: SpawnProcess = context.Process(target=_work, args=(other, config, out, threads), daemon=True)
+        self.process: SpawnProcess = context.Process(target=_work, args=(other, config, out), daemon=True)
         self.process.start()
         other.close()
 
@@ -134,16 +145,16 @@ class _Worker:
             self.process.join()
 
 
-def _work(connection: Connection, config: PrepareConfig, out: Path, threads: int) -> None:
+def _work(connection: Connection, config: PrepareConfig, out: Path) -> None:
     """Life of a worker: it ends when the other end of the connection does."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     preparer: Preparer | None = None
     store = WorkFolder(out)
     try:
         while True:
             unit: Unit = connection.recv()
             try:
-                preparer = preparer or Preparer(config, threads)
+                preparer = preparer or Preparer(config)
                 store.put(preparer.run(unit))
                 connection.send(None)
             except CopoError as error:  # a missing model or a full disk: the others would fail alike

@@ -48,9 +48,9 @@ class LabelConfig:
     """How far below the chin skin is neck, as a share of the face's height; bare shoulders are labelled neck too."""
     smooth: float = 0.004
     """Radius of the majority filter at borders."""
-    speck: float = 0.002
-    """Smallest connected patch of cloth, skin or neck, as a share of the picture; smaller ones join what is around."""
-    hat: float = 0.02
+    speck: float = 0.01
+    """Smallest connected patch of cloth, skin or neck, as a share of the face; smaller ones join what is around."""
+    hat: float = 0.1
     """Smallest hat, likewise: the edge of a hair-do is not one."""
 
 
@@ -101,8 +101,8 @@ def skin_model(lab: NDArray[np.floating], seed: Mask, config: LabelConfig | None
         spread = np.cov((near - mean).T) * 1.8
     else:
         spread = np.diag(scale**2)
-    inverse: NDArray[np.float64] = np.linalg.inv(spread + np.diag([36.0, 4.0, 6.0]))
-    return SkinModel(mean, inverse.astype(np.float64), config.darkness)
+    inverse = np.linalg.inv(spread + np.diag([36.0, 4.0, 6.0])).astype(np.float64)
+    return SkinModel(mean, inverse, config.darkness)
 
 
 def to_lab(picture: Picture) -> NDArray[np.float32]:
@@ -164,8 +164,9 @@ def label_map(
     out[is_hair & ~features] = HAIR
     out[features] = mesh[features]
     out[~is_person] = BACKGROUND
-    specks = _small(out == HAT, config.hat, None) | _small(out == CLOTH, config.speck, None)
-    specks |= _small(np.isin(out, (SKIN, NECK)) & ~face, config.speck, face)
+    area = float(face.sum())
+    specks = _small(out == HAT, config.hat * area, None) | _small(out == CLOTH, config.speck * area, None)
+    specks |= _small(np.isin(out, (SKIN, NECK)) & ~face, config.speck * area, face)
     specks |= (out == CLOTH) & _hanging(out == CLOTH, rows > chin)
     out = _absorbed(out, specks, np.isin(out, (SKIN, NECK, HAIR, HAT, CLOTH, NOSE)) & ~specks)
     return _majority(out, features, max(round(config.smooth * size), 1))
@@ -178,11 +179,11 @@ def _touching(mask: Mask, core: Mask) -> Mask:
     return mask & np.isin(parts, wanted[wanted > 0])
 
 
-def _small(mask: Mask, share: float, core: Mask | None) -> Mask:
-    """Connected parts of a mask (joined with `core`) that cover less than a share of the picture."""
+def _small(mask: Mask, pixels: float, core: Mask | None) -> Mask:
+    """Connected parts of a mask (joined with `core`) that cover fewer pixels than that."""
     parts, count = ndimage.label(mask if core is None else mask | core, structure=np.ones((3, 3)))
     areas = np.bincount(parts.ravel(), minlength=count + 1)
-    return mask & (areas[parts] < share * mask.size)
+    return mask & (areas[parts] < pixels)
 
 
 def _hanging(mask: Mask, low: Mask) -> Mask:

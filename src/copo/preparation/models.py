@@ -72,12 +72,12 @@ class Fitted:
 class Models:
     """Reads what the choices ask for, and answers for one photograph or one person at a time."""
 
-    def __init__(self, config: PrepareConfig, threads: int = 1) -> None:
-        """Args: config: What to do. threads: CPU threads for one call."""
+    def __init__(self, config: PrepareConfig) -> None:
+        """Args: config: What to do."""
         self.config = config
-        self._faces = MediaPipeFaces(config=MediaPipeConfig(threads=threads))
-        self._small_faces = _optional(lambda: YuNet(config=YuNetConfig(threads=threads)))
-        self._masks = MediaPipeMasks(threads=threads) if config.parser == "masks" else None
+        self._faces = MediaPipeFaces(config=MediaPipeConfig(threads=1))
+        self._small_faces = _optional(lambda: YuNet(config=YuNetConfig(threads=1)))
+        self._masks = MediaPipeMasks(threads=1) if config.parser == "masks" else None
         self._parser = BiSeNetParser.load() if config.parser == "bisenet" else None
         self._recogniser = _optional(DlibDescriptor.load) if config.verify_person else None
         self._deep3d: Deep3DReconstructor | None = None

@@ -91,18 +91,17 @@ class Aligned:
 class Preparer:
     """Works on units. Its models are read once."""
 
-    def __init__(self, config: PrepareConfig, threads: int = 1) -> None:
+    def __init__(self, config: PrepareConfig) -> None:
         """Read the models.
 
         Args:
             config: What to do.
-            threads: CPU threads.
 
         Raises:
             CopoError: A model is not on this machine.
         """
         self.config = config
-        self.models = Models(config, threads)
+        self.models = Models(config)
         self.labels = LabelConfig()
 
     def run(self, unit: Unit) -> UnitResult:
@@ -152,12 +151,12 @@ class Preparer:
                 photos.append(Photo(frame_name(source, time), source, picture, checksum, time))
         except CopoError as error:
             reason = str(error).removeprefix(f"{source.name}: ")
-            missing = [frame_name(source, time) for time in unit.times[len(photos) :]]
-            rejected += [Rejected(name, (("unreadable", reason),)) for name in missing]
+            names = [frame_name(source, time) for time in unit.times[len(photos) :]]
+            rejected += [Rejected(name, (("unreadable", reason),)) for name in names]
             return photos
         taken = {photo.time for photo in photos}
-        reason = ("unreadable", "the video ends or is damaged before this frame")
-        rejected += [Rejected(frame_name(source, time), (reason,)) for time in unit.times if time not in taken]
+        missing = ("unreadable", "the video ends or is damaged before this frame")
+        rejected += [Rejected(frame_name(source, time), (missing,)) for time in unit.times if time not in taken]
         return photos
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -441,12 +440,13 @@ def _view(photo: Photo) -> str | None:
 
 
 def _other_face(photo: Photo, matrix: Array, size: int) -> float:
-    """Size of the largest other face whose middle lies in the aligned picture, as a share of this face's; 0: none."""
+    """Size of the largest other face of which a quarter is in the aligned picture, as a share of this one's; or 0."""
     if photo.marks is None or photo.others is None or not len(photo.others):
         return 0.0
     shares = [0.0]
     for box in photo.others:
-        middle = alignment.apply(matrix, (box[None, :2] + box[None, 2:]) / 2)[0]
-        if (middle >= 0).all() and (middle <= size).all():
+        grid = np.stack(np.meshgrid(*np.linspace(box[:2], box[2:], 9).T), axis=-1).reshape(-1, 2)
+        placed = alignment.apply(matrix, grid)
+        if ((placed >= 0) & (placed <= size)).all(1).mean() >= 0.25:
             shares.append(math.sqrt(max(float((box[2:] - box[:2]).prod()), 0) / max(photo.marks.area, 1e-6)))
     return max(shares)

@@ -69,7 +69,7 @@ def verdict(measures: Measures, config: QualityConfig) -> list[tuple[str, str]]:
     rules: tuple[tuple[str, float, float, bool, str], ...] = (
         ("small", m.face, c.min_face, True, "the face is small: {0:.0f} pixels from eye to eye, at least {1:.0f}"),
         ("size", m.enlargement, c.max_enlargement, False, "too few pixels: enlarged {0:.2g} times, at most {1:.2g}"),
-        ("faces", m.other_face, c.other_face, False, "several faces: another of {0:.2g} times the size, at most {1:.2g}"),
+        ("faces", m.other_face, c.other_face, False, "several faces: another {0:.2g} times as large, at most {1:.2g}"),
         ("cut", m.outside, c.max_outside, False, "the photograph ends too near: {0:.0%} is missing, at most {1:.0%}"),
         ("blur", m.sharpness, c.min_sharpness, True, "blurred: sharpness {0:.3f}, at least {1:.3f}"),
         ("grey", m.colour, c.min_colour, True, "grey: chroma {0:.1f}, at least {1:.1f}"),

@@ -88,7 +88,8 @@ def _overlays(dataset: PortraitDataset, head: HeadModel | None, out: Path) -> st
     _save(out / "report" / "overlays.jpg", sheet)
     return (
         "<h2>What was found</h2><p>Portrait; landmarks and outline of the fitted head; labels; the fitted head "
-        'under the fitted light.</p><img src="report/overlays.jpg" alt="portraits with landmarks, labels and fitted heads">'
+        "under the fitted light.</p>"
+        '<img src="report/overlays.jpg" alt="portraits with landmarks, labels and fitted heads">'
     )
 
 

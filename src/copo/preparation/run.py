@@ -19,7 +19,7 @@ from copo.errors import CopoError
 from copo.formats.dataset import PortraitDataset
 from copo.preparation.assemble import DATASET, Summary, assemble
 from copo.preparation.config import PrepareConfig
-from copo.preparation.engine import run_here, run_pool, run_ray
+from copo.preparation.engine import one_thread, run_here, run_pool, run_ray
 from copo.preparation.report import write_report
 from copo.preparation.sources import find_sources
 from copo.preparation.store import WorkFolder
@@ -178,7 +178,8 @@ def _finish(plan: Plan, out: Path, mat: Path | None, keep_work: bool, outcome: O
     if outcome.worked:
         text = f"{outcome.worked} photographs in {outcome.seconds:.0f} s: {outcome.rate:.2f} a second"
         facts["Rate"] = text + (f"; {outcome.kept} were done before" if outcome.kept else "")
-    write_report(dataset, summary, out, facts)
+    with one_thread():
+        write_report(dataset, summary, out, facts)
     if not keep_work:
         WorkFolder(out).remove()
     return Outcome(summary, outcome.worked, outcome.seconds, outcome.kept)
