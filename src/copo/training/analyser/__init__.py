@@ -1,0 +1,1 @@
+"""Training of the analyser: rendered heads with exact labels and photographs with teachers, mixed in every batch."""

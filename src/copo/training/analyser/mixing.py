@@ -1,0 +1,187 @@
+"""Batches of photographs with their teachers' labels, and whole pictures for the finder."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from copo.training.analyser import draw, layers, mirror
+from copo.training.analyser.batch import Batch, WideBatch
+from copo.training.analyser.chance import Chance
+from copo.training.analyser.config import CropConfig, LossWeights
+from copo.training.analyser.geometry import Crop, warp_grid, warp_points, warp_pose
+from copo.training.analyser.photos import Photos, Wide
+from copo.training.analyser.scenes import halved, inside, surroundings
+from copo.vision.points import MEDIAPIPE_68
+from copo.vision.portrait_pose import ffhq_square
+
+_JAW = 17
+"""The first points of the 68, whose two definitions differ."""
+_NEW_BACKGROUND = 0.3
+"""Share of photographs whose background is replaced."""
+
+
+class PhotoBatches:
+    """Draws photographs, in pairs of one person."""
+
+    def __init__(self, photos: Photos, crop: CropConfig, weights: LossWeights, size: int, tilt: float = 15.0) -> None:
+        """Args:
+        photos: Of training people, on the device.
+        crop: How crops stray.
+        weights: Trust in fits.
+        size: Side of the pictures.
+        tilt: Largest tilt of fine crops in degrees.
+        """
+        self.photos, self.crop, self.weights, self.size, self.tilt = photos, crop, weights, size, tilt
+        order = photos.person.argsort(stable=True)
+        _, self._person, counts = photos.person.unique(return_inverse=True, return_counts=True)
+        self._order, self._count = order, counts
+        self._begin = counts.cumsum(0) - counts
+        several = torch.nonzero(counts[self._person] > 1)[:, 0]
+        self._several = several if len(several) else None
+
+    @torch.no_grad()
+    def draw(self, count: int, chance: Chance) -> Batch:
+        """Pictures 2i and 2i + 1 show one person where a person with several photographs was drawn.
+
+        Half of the pairs are drawn among people with several photographs.
+        """
+        first = chance.index(len(self.photos), count // 2)
+        if self._several is not None:
+            other = self._several[chance.index(len(self._several), count // 2)]
+            first = torch.where(chance.flag(0.5, count // 2), other, first)
+        person = self._person[first]
+        mate = self._order[self._begin[person] + (chance.unit(count // 2) * self._count[person]).long()]
+        alone = self._count[person] == 1
+        mate = torch.where(alone, chance.index(len(self.photos), count // 2), mate)
+        index = torch.stack([first, mate], dim=1).flatten()
+        return self.batch(index, chance.flag(0.5, count), draw.crops(count, self.crop, self.tilt, chance), chance)
+
+    @torch.no_grad()
+    def batch(self, index: Tensor, flip: Tensor, crop: Crop, chance: Chance | None) -> Batch:
+        """Certain photographs, mirrored and cropped; without `chance` the backgrounds stay."""
+        own = self.photos[index]
+        seen = surroundings(self.photos, index, flip, crop, self.size)
+        pictures = seen.pictures
+        if chance is not None:
+            new = layers.backdrops(len(index), self.size, chance)
+            behind = F.avg_pool2d((seen.labels == layers.BACKGROUND).float()[:, None], 3, 1, 1)
+            chosen = chance.flag(_NEW_BACKGROUND, len(index)) & own.fitted
+            pictures = pictures + behind * chosen[:, None, None, None] * (new - pictures)
+        points, marks = photo_points(own, flip, crop)
+        turned = mirror.mirror_pose(own.rotation, own.translation)
+        rotation = torch.where(flip[:, None, None], turned[0], own.rotation)
+        translation = torch.where(flip[:, None], turned[1], own.translation)
+        rotation, translation = warp_pose(rotation, translation, crop)
+        units = torch.where(own.marked[:, None], own.units, own.expression)
+        units = torch.where(flip[:, None], units[:, mirror.EXPRESSION.to(units.device)], units)
+        fit = own.fitted.float() * self.weights.fit
+        return Batch(
+            pictures=pictures * 2 - 1,
+            labels=halved(seen.labels),
+            points=points,
+            points_weight=marks * inside(points),
+            shape=own.shape,
+            albedo=own.albedo,
+            expression=units,
+            illumination=torch.where(flip[:, None], mirror.mirror_light(own.illumination), own.illumination),
+            rotation=rotation,
+            translation=translation,
+            geometry_weight=fit,
+            appearance_weight=fit,
+            expression_weight=(own.marked | own.fitted).float() * self.weights.expression_photo,
+            person=torch.where(own.person >= 0, own.person, -1),
+        )
+
+
+def photo_points(own: Photos, flip: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
+    """Landmarks after mirroring and cropping.
+
+    Returns:
+        (B, 546, 2) shares of the side, and (B, 546) weights: 0 without teacher, and for iBUG's jaw.
+    """
+    both = torch.cat([own.points478[:, list(MEDIAPIPE_68)], own.points478], dim=1)
+    turned = both[:, mirror.POINTS.to(both.device)] * both.new_tensor([-1.0, 1.0]) + both.new_tensor([1.0, 0.0])
+    points = warp_points(torch.where(flip[:, None, None], turned, both), crop)
+    marks = own.marked.float()[:, None].repeat(1, points.shape[1])
+    marks[:, :_JAW] = 0
+    return points, marks
+
+
+class WideBatches:
+    """Draws whole pictures: photographs, people cut out and put before backgrounds, and pictures without anybody."""
+
+    EMPTY = 0.12
+    """Share without a face."""
+    WHOLE = 0.5
+    """Share of whole photographs among the others, where there are any."""
+
+    def __init__(self, size: int, wide: Wide | None = None) -> None:
+        """Args: size: Side of the pictures. wide: Photographs of training people, on the device."""
+        self.size = size
+        self.wide = wide if wide is not None and len(wide.pictures) else None
+
+    @torch.no_grad()
+    def draw(self, count: int, cutouts: Batch, chance: Chance) -> WideBatch:
+        """Pictures for the finder.
+
+        Args:
+            count: How many.
+            cutouts: At least one aligned picture with labels; people in them are put into new places.
+            chance: Random numbers.
+        """
+        size = self.size
+        source = chance.index(len(cutouts), count)
+        chosen = cutouts[source]
+        centre, side, angle = ffhq_square(chosen.points[:, :68])
+        # the person's square gets a side of 0.18 to 1.6 pictures, its centre a place in the picture
+        wanted = torch.exp(chance.between(math.log(0.18), math.log(1.6), count))
+        turn = 0.2 * chance.normal(count)
+        scale = wanted / side.clamp_min(0.1)
+        c, s = turn.cos() * scale, turn.sin() * scale
+        x, y = (centre - 0.5).unbind(1)
+        place = chance.between(0.15, 0.85, count, 2)
+        shift = place - 0.5 - torch.stack([c * x - s * y, s * x + c * y], dim=1)
+        crop = Crop(scale, shift, turn)
+        grid = warp_grid(crop, size)
+        known = chosen.labels != layers.BACKGROUND
+        person = F.avg_pool2d(known.float()[:, None], 3, 1, 1)
+        person = F.grid_sample(person, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        # shoulders go on below the aligned picture
+        person = person * ((grid.abs() <= 1).all(-1)[:, None])
+        pasted = F.grid_sample(chosen.pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        background = layers.backdrops(count, size, chance) * 2 - 1
+        pictures = background + person * (pasted - background)
+        square = torch.cat([place, wanted[:, None], (angle + turn)[:, None]], dim=1)
+        if self.wide is not None:
+            pictures, square = self._with_photographs(pictures, square, chance)
+        empty = chance.flag(self.EMPTY, count)
+        pictures = torch.where(empty[:, None, None, None], background, pictures)
+        middle = square[:, :2]
+        present = ~empty & ((middle > 0.02) & (middle < 0.98)).all(1)
+        hidden = ~empty & ~present  # a face whose middle is cut off is neither
+        pictures = torch.where(hidden[:, None, None, None], background, pictures)
+        return WideBatch(pictures, square * square.new_tensor([size, size, size, 1.0]), present)
+
+    def _with_photographs(self, pictures: Tensor, square: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
+        assert self.wide is not None
+        count = len(pictures)
+        index, flip = chance.index(len(self.wide.pictures), count), chance.flag(0.5, count)
+        photo = self.wide.pictures[index].float() / 127.5 - 1
+        photo = torch.where(flip[:, None, None, None], photo.flip(3), photo)
+        x, y, side, angle = self.wide.square[index].unbind(1)
+        x, angle = torch.where(flip, 1 - x, x), torch.where(flip, -angle, angle)
+        crop = Crop(
+            torch.exp(chance.between(-0.7, 0.5, count)), 0.12 * chance.normal(count, 2), 0.15 * chance.normal(count)
+        )
+        grid = warp_grid(crop, self.size)
+        seen = F.grid_sample(photo, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        around = (grid.abs() > 1).any(-1)[:, None] & chance.flag(0.5, count, 1, 1, 1)
+        seen = torch.where(around, layers.backdrops(count, self.size, chance) * 2 - 1, seen)
+        place = warp_points(torch.stack([x, y], dim=1)[:, None], crop)[:, 0]
+        changed = torch.cat([place, (side * crop.scale)[:, None], (angle + crop.angle)[:, None]], dim=1)
+        chosen = chance.flag(self.WHOLE, count)
+        return torch.where(chosen[:, None, None, None], seen, pictures), torch.where(chosen[:, None], changed, square)
