@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -26,6 +25,9 @@ from copo.preparation.units import Rejected, Unit, UnitResult, result_to_bytes
 
 ATTEMPTS = 2
 """Times that a unit may take its worker with it before its photographs are rejected."""
+
+_RAY_PATIENCE = 300.0
+"""Seconds to wait for a Ray cluster that works on nothing."""
 
 Done = Callable[[Unit], None]
 """Called after a unit was stored."""
@@ -164,8 +166,9 @@ def _work(connection: Connection, config: PrepareConfig, out: Path) -> None:
 
 
 def run_ray(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, address: str, done: Done) -> None:
-    """Actors on a Ray cluster, one CPU each. An actor that dies with its machine is started elsewhere and its unit
-    worked on again. The inputs must be readable under the same paths everywhere; results come back through Ray.
+    """Actors on a Ray cluster, one CPU each. Where an actor dies with its machine, its unit goes to another one.
+
+    The inputs must be readable under the same paths everywhere; results come back through Ray.
 
     Args:
         units: What to do.
@@ -198,41 +201,58 @@ def run_ray(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: in
 
 
 def _drive_ray(ray: Any, units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, done: Done) -> None:
-    remote = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_RayWorker)
+    """Hand units to actors that are alive. The unit of an actor that is lost goes to another one; a new actor is asked
+    for in its place, and gets work when the cluster has found room for it."""
+    remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_RayWorker)
     count = max(min(workers or int(ray.cluster_resources().get("CPU", 1)), len(units)), 1)
-    actors = [remote.remote(config) for _ in range(count)]
     store, todo = WorkFolder(out), list(reversed(units))
+    idle: list[Any] = []
+    starting: dict[Any, Any] = {}
     running: dict[Any, tuple[Any, Unit]] = {}
     attempts: dict[str, int] = {}
 
-    def give(actor: Any) -> None:
-        if todo:
-            unit = todo.pop()
-            running[actor.run.remote(unit)] = (actor, unit)
+    def start() -> None:
+        actor = remote.remote(config)
+        starting[actor.ready.remote()] = actor
 
-    for actor in actors:
-        give(actor)
-    while running:
-        (reference,), _ = ray.wait(list(running), num_returns=1)
-        actor, unit = running.pop(reference)
-        try:
-            data, problem = ray.get(reference)
-        except ray.exceptions.RayError as error:
-            attempts[unit.id] = attempts.get(unit.id, 0) + 1
-            if attempts[unit.id] >= ATTEMPTS + 1:
-                raise CopoError(
-                    f"the Ray cluster keeps losing a unit: {(str(error).splitlines() or [''])[0]}"
-                ) from None
-            todo.append(unit)
-            time.sleep(0.5)
-            give(actor)
-            continue
-        if problem is not None:
-            raise CopoError(problem)
-        store.put_bytes(unit.id, data)
-        done(unit)
-        give(actor)
-    for actor in actors:
+    for _ in range(count):
+        start()
+    while todo or running:
+        while todo and idle:
+            actor, unit = idle.pop(), todo.pop()
+            running[actor.run.remote(unit)] = (actor, unit)
+        ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=_RAY_PATIENCE)
+        if not ready and not running:
+            raise CopoError("the Ray cluster gives no CPU to work on: add one, or use --engine local; then go on")
+        for reference in ready:
+            lost = False
+            if reference in starting:
+                actor = starting.pop(reference)
+                try:
+                    ray.get(reference)
+                    idle.append(actor)
+                except ray.exceptions.RayError:
+                    lost = True
+            else:
+                actor, unit = running.pop(reference)
+                try:
+                    data, problem = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    lost = True
+                    attempts[unit.id] = attempts.get(unit.id, 0) + 1
+                    if attempts[unit.id] > ATTEMPTS:
+                        reason = (str(error).splitlines() or [""])[0]
+                        raise CopoError(f"the Ray cluster keeps losing a unit: {reason}") from None
+                    todo.append(unit)
+                else:
+                    if problem is not None:
+                        raise CopoError(problem)
+                    store.put_bytes(unit.id, data)
+                    done(unit)
+                    idle.append(actor)
+            if lost and len(idle) + len(running) + len(starting) < count:
+                start()
+    for actor in [*idle, *starting.values()]:
         ray.kill(actor)
 
 
@@ -244,7 +264,11 @@ class _RayWorker:
         self.config = config
         self.preparer: Preparer | None = None
 
+    def ready(self) -> None:
+        """Answer when the actor has been started."""
+
     def run(self, unit: Unit) -> tuple[bytes, str | None]:
+        """The stored form of a result, or what stops the run."""
         try:
             self.preparer = self.preparer or Preparer(self.config)
             return result_to_bytes(self.preparer.run(unit)), None
