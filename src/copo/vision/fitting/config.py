@@ -59,7 +59,7 @@ class AppearanceConfig:
     """Residual, in sigmas, at which a vertex has half its weight: beards, glasses, hair, high lights."""
     albedo_sigma: float = 1.0
     """Standard deviation of the albedo coefficients; the head model's own is 1."""
-    exposure: float = 1.0
+    exposure: float = 0.85
     """Expected mean of the shading over the face."""
     exposure_sigma: float = 0.12
     """How far photographs stray from it. With the prior of the skin tone it decides what is dark skin and what is a
@@ -89,12 +89,14 @@ class ProfileConfig:
 
     yaw_degrees: float = 90.0
     """Camera's yaw of a full profile."""
-    yaw_sigma: float = 6.0
-    pitch_sigma: float = 6.0
-    roll_sigma: float = 6.0
-    """Degrees around the expected pose."""
+    yaw_sigma: float = 4.0
+    lean_sigma: float = 4.0
+    nod_sigma: float = 8.0
+    """Degrees around the expected pose: about the vertical axis, towards the camera, in the picture."""
     sigma: float = 0.02
     """Of an outline point, share of the inter-ocular distance."""
+    independence: float = 0.1
+    """Outline points that count as independent measurements, as a share."""
     iterations: int = 20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -78,12 +79,12 @@ class HeadFitter:
     """Fits a linear head to photographs (docs/fitting.md).
 
     Args:
-        head: The open head, or another linear head with MediaPipe or iBUG landmarks.
+        head: The open head, or another linear head with expression units in [0, 1]. It is copied where it has to move.
         config: Weights, priors and the quality profile.
         device: Where to compute.
 
     Raises:
-        CopoError: The head is not linear.
+        CopoError: The head is not linear, or its expressions are no units.
     """
 
     def __init__(
@@ -91,14 +92,18 @@ class HeadFitter:
     ) -> None:
         self.config = config or FittingConfig()
         self.device = torch.device(device)
-        self._geometry = linear_geometry(head)
+        if head.spec.expression_range != (0.0, 1.0):
+            raise CopoError(
+                f"head {head.name!r} has no expression units in [0, 1]: fit the open head, or another with units"
+            )
+        self._cpu_head = _on(head, torch.device("cpu"))
+        self.head = _on(head, self.device)
+        self._geometry = linear_geometry(self._cpu_head)
         self._models: dict[int, LandmarkModel] = {}
-        self._cpu_head = head
-        subset = face_vertices(head)
-        mean, basis = albedo_model(head, subset)
+        subset = face_vertices(self._cpu_head)
+        mean, basis = albedo_model(self._cpu_head, subset)
         self._subset = subset.to(self.device)
         self._skin = (mean.to(self.device), basis.to(self.device))
-        self.head: HeadModel = head.to(self.device) if isinstance(head, torch.nn.Module) else head
 
     def fit(self, observations: Sequence[Observation]) -> Fit:
         """Fit a batch of photographs. Photographs of one `identity` must come in the same call to share their shape.
@@ -113,6 +118,7 @@ class HeadFitter:
         if not items:
             raise CopoError("no photographs to fit: give at least one")
         person, people = _people(items)
+        items = _without_profile_points(items, person.tolist())
         with torch.no_grad():
             return self._fit(items, person, people)
 
@@ -123,7 +129,9 @@ class HeadFitter:
         spread = _Scattered(geometry, marked, len(items), self.device)
         outline = torch.zeros(len(items), device=self.device)
         for i in sorted(set(range(len(items))) - set(marked)):
-            found = fit_profile(items, i, person.tolist(), marked, spread.pose, windows, self.head, self.config.profile)
+            found = fit_profile(
+                items, i, person.tolist(), marked, spread.pose, windows, self._cpu_head, self.config.profile
+            )
             windows = found.windows
             spread.place(i, found.pose, found.like)
             outline[i] = found.residual
@@ -238,6 +246,14 @@ class _Scattered:
         self.translation_sigma[index] = self.translation_sigma[like] * 2
 
 
+def _on(head: HeadModel, device: torch.device) -> HeadModel:
+    """The head itself where it is on the device, else a copy."""
+    if head.topology.faces.device == device:
+        return head
+    assert isinstance(head, torch.nn.Module)
+    return copy.deepcopy(head).to(device)
+
+
 def _people(items: Sequence[Observation]) -> tuple[Tensor, int]:
     """(B,) person of each photograph, and how many there are."""
     known: dict[object, int] = {}
@@ -250,6 +266,19 @@ def _people(items: Sequence[Observation]) -> tuple[Tensor, int]:
                 "give a second photograph of the person, or leave it out"
             )
     return torch.tensor(person), len(known)
+
+
+def _without_profile_points(items: list[Observation], person: list[int]) -> list[Observation]:
+    """Landmarks of known full profiles are guesses: leave them out where a mask and another photograph can do."""
+
+    def profile(item: Observation) -> bool:
+        return item.view in ("left_profile", "right_profile")
+
+    seen = {p for p, item in zip(person, items, strict=True) if item.landmarks is not None and not profile(item)}
+    return [
+        replace(item, landmarks=None) if profile(item) and item.person is not None and p in seen else item
+        for p, item in zip(person, items, strict=True)
+    ]
 
 
 def _points(item: Observation) -> np.ndarray:

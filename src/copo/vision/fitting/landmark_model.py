@@ -113,7 +113,8 @@ def landmark_model(
     weight, along = _weights(count, config)
     corners = topology.landmarks68[[36, 45]]
     ring = torch.tensor(OVAL if count == 478 else tuple(range(17)))
-    march = _candidates(head, mean, points[ring])
+    # iBUG's jaw follows the outline as the head turns; MediaPipe's oval stays where it is on the face
+    march = _candidates(head, mean, points[ring]) if count == 68 else torch.zeros(len(ring), 0, dtype=torch.int64)
     return LandmarkModel(
         mean=points,
         basis=units,

@@ -31,6 +31,7 @@ VIEW_YAW: dict[str, float] = {
 _ROWS = 96  # points of the outline
 _EDGE = 0.5  # person probability at the outline
 _HUBER = 3.0  # sigmas
+_MIDDLE = 0.03  # metres from the plane of symmetry within which a profile has its outline
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def fit_profile(
         marked: Photographs with landmarks, already fitted.
         poses: Their poses.
         windows: Their windows.
-        head: The head model.
+        head: The head model, on the CPU.
         config: Priors.
 
     Raises:
@@ -89,8 +90,10 @@ def fit_profile(
     like = _most_alike(items, index, person, marked)
     device = poses.shape.device
     side = VIEW_YAW[item.view or "front"]
-    vertices = head.vertices(poses.shape[person[index]][None], poses.expression[like][None])[0].cpu().double()
+    coefficients = poses.shape[person[index]][None].cpu(), poses.expression[like][None].cpu()
+    vertices = head.vertices(*coefficients)[0].double()
     face = vertices[face_vertices(head)]
+    face = face[face[:, 0].abs() < _MIDDLE]
     height, width = item.picture.shape[:2]
     focal = float(windows.focal[like]) * height / float(windows.size[like, 1])
     depth = float(poses.translation[like, 2])
@@ -166,7 +169,7 @@ def _find_outline(item: Observation, mirror: bool, index: int) -> _Outline:
 
 
 def _rigid(state: Tensor, config: ProfileConfig) -> tuple[Tensor, Tensor]:
-    """(6,) yaw, pitch, roll around the profile (radians) and translation -> rotation head to camera, translation."""
+    """(6,) yaw, lean, nod around the profile (radians) and translation -> rotation head to camera, translation."""
     yaw = math.radians(config.yaw_degrees) + state[0]
     cy, sy, cp, sp, cr, sr = yaw.cos(), yaw.sin(), state[1].cos(), state[1].sin(), state[2].cos(), state[2].sin()
     zero, one = torch.zeros_like(cy), torch.ones_like(cy)
@@ -187,10 +190,9 @@ def _silhouette(place: Tensor) -> Tensor:
     """(K, 2) projected face -> indices of the leftmost point in each of `_ROWS` rows."""
     low, high = place[:, 1].min(), place[:, 1].max()
     row = ((place[:, 1] - low) / (high - low) * (_ROWS - 1)).round().long()
-    order = torch.argsort(place[:, 0], descending=True)
-    best = torch.full((_ROWS,), -1, dtype=torch.long)
-    best[row[order]] = order  # the last to write is the leftmost
-    return best[best >= 0]
+    order = np.lexsort((place[:, 0].numpy(), row.numpy()))
+    _, first = np.unique(row.numpy()[order], return_index=True)
+    return torch.from_numpy(order[first])
 
 
 def _lookup(outline: _Outline, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,11 +211,11 @@ def _lookup(outline: _Outline, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _search(
     face: Tensor, outline: _Outline, focal: float, depth: float, centre: tuple[float, float], config: ProfileConfig
 ) -> Tensor:
-    """The height, pitch and side shift at which the outlines agree best."""
+    """The height, nod and side shift at which the outlines agree best."""
     rows = outline.rows[torch.isfinite(outline.edge)]
     best, state = math.inf, torch.zeros(6, dtype=torch.float64)
-    for pitch in (-0.12, 0.0, 0.12):
-        trial = torch.tensor([0.0, pitch, 0.0, 0.0, 0.0, depth], dtype=torch.float64)
+    for roll in (-0.2, -0.1, 0.0, 0.1, 0.2):
+        trial = torch.tensor([0.0, 0.0, roll, 0.0, 0.0, depth], dtype=torch.float64)
         place = _project(face, trial, focal, centre, config)
         line = place[_silhouette(place)]
         span = line[:, 1].max() - line[:, 1].min()
@@ -241,7 +243,7 @@ def _refine(
     config: ProfileConfig, interocular: float,
 ) -> tuple[Tensor, float]:  # fmt: skip
     """Gauss-Newton on the horizontal distance of the outlines; also the mean distance in pixels."""
-    degrees = state.new_tensor([config.yaw_sigma, config.pitch_sigma, config.roll_sigma])
+    degrees = state.new_tensor([config.yaw_sigma, config.lean_sigma, config.nod_sigma])
     sigma = torch.cat([torch.deg2rad(degrees), state.new_tensor([1.0, 1.0, 0.05 * depth])])
     expected = state.clone()
     expected[:3], expected[5] = 0, depth
@@ -259,7 +261,7 @@ def _refine(
         error = (place[line, 0] - edge)[known] * steep
         jacobian = torch.func.jacfwd(lambda s, p=points: _project(p, s, focal, centre, config))(state)  # (K, 2, 6)
         rows = (jacobian[:, 0] - slope[:, None] * jacobian[:, 1]) * steep[:, None] / noise
-        weight = (_HUBER * noise / error.abs().clamp_min(1e-9)).clamp_max(1) * 0.25
+        weight = (_HUBER * noise / error.abs().clamp_min(1e-9)).clamp_max(1) * config.independence
         matrix = (rows * weight[:, None]).T @ rows + torch.diag(precision)
         right = (rows * weight[:, None]).T @ (error / noise) + precision * (state - expected)
         state = state - torch.linalg.solve(matrix, right)
