@@ -30,12 +30,14 @@ ANGLE = st.floats(-0.9, 0.9)
 @settings(max_examples=30, deadline=None)
 @given(pitch=st.floats(-0.4, 0.4), yaw=ANGLE, turn=ANGLE, lift=st.floats(-0.4, 0.4))
 def test_turning_adds_to_pitch_and_yaw(pitch: float, yaw: float, turn: float, lift: float) -> None:
-    """On the method's sphere: yaw grows towards +x, which is a smaller azimuth; lifting makes the polar angle smaller."""
+    """On the method's sphere: yaw grows towards +x, a smaller azimuth; lifting makes the polar angle smaller."""
     camera = Camera.from_pitch_yaw(math.pi / 2 - pitch, math.pi / 2 - yaw)
     turned = turn_cameras(camera, torch.tensor([turn]), torch.tensor([lift]))
     expected = Camera.from_pitch_yaw(math.pi / 2 - pitch - lift, math.pi / 2 - yaw - turn)
     assert torch.allclose(turned.cam2world, expected.cam2world, atol=2e-5)
-    assert torch.allclose(pose_of(turned), torch.tensor([[math.pi / 2 - pitch - lift, math.pi / 2 - yaw - turn]]), atol=1e-4)
+    assert torch.allclose(
+        pose_of(turned), torch.tensor([[math.pi / 2 - pitch - lift, math.pi / 2 - yaw - turn]]), atol=1e-4
+    )
 
 
 def test_turning_keeps_roll_and_framing_of_a_photographs_camera() -> None:

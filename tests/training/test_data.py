@@ -97,7 +97,7 @@ def test_a_set_that_is_mostly_damaged_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_training_cannot_use_is_refused_in_one_line(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "d.zip", labels=False)
-    with pytest.raises(CopoError, match="coefficients of head 'ball'.*of 'open_head'"):
+    with pytest.raises(CopoError, match=r"coefficients of head 'ball'.*of 'open_head'"):
         TrainingSet(dataset, open_head().spec, 0.0, False)
     with pytest.raises(CopoError, match="no label maps"):
         TrainingSet(dataset, ball_head().spec, 0.0, True)

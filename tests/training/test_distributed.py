@@ -50,9 +50,10 @@ config = tiny_config(stages=stages, batch=4 // processes.world,
 run = Trainer(config, Ingredients(data, head, perception()), folder / f"run{processes.world}", processes)
 outcome = run.run()
 assert outcome.finished and outcome.steps == 4, outcome
-state = {k: v.clone() for k, v in run.networks.state_dict().items()} | {f"average/{k}": v for k, v in run.average.state_dict().items()}
-state |= {"augment": run.strength.strength} | {f"grad/{k}": v.clone() for k, v in grads.items() if v is not None}
-save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / f"w{processes.world}_{processes.rank}.safetensors")
+state = dict(run.networks.state_dict()) | {f"average/{k}": v for k, v in run.average.state_dict().items()}
+state |= {"augment": run.strength.strength} | {f"grad/{k}": v for k, v in grads.items() if v is not None}
+name = f"w{processes.world}_{processes.rank}.safetensors"
+save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / name)
 processes.close()
 """
 

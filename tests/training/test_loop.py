@@ -60,7 +60,11 @@ def test_every_stage_of_our_schedule_takes_two_steps(tmp_path: Path) -> None:
     outcome = run.run()
     assert outcome.finished and outcome.steps == 10 and outcome.kimg == pytest.approx(0.04)
     after = weights(run)
-    for name in ("networks/generator.decoder.hidden.weight", "networks/discriminator.out.weight", "networks/codes.weight"):
+    for name in (
+        "networks/generator.decoder.hidden.weight",
+        "networks/discriminator.out.weight",
+        "networks/codes.weight",
+    ):
         assert not torch.equal(before[name], after[name]), name
     assert all(torch.isfinite(v.float()).all() for v in after.values())
     lines = stats(tmp_path / "run")
@@ -79,7 +83,9 @@ def test_the_published_schedule_and_all_pairs(tmp_path: Path) -> None:
     stages = (*published_stages(2, 4, False, 4)[:2], replace(published_stages(2, 4, False, 4)[2], kimg=2 * STEP),
               replace(published_stages(2, 4, True, 4)[0], kimg=2 * STEP))  # fmt: skip
     assert [s.name for s in stages] == ["adversarial", "imitation", "semantics", "disentanglement"]
-    config = tiny_config(stages=stages, run=RunConfig(tick_kimg=2 * STEP, cache_gb=0.1, workers=1), light_frame="camera")
+    config = tiny_config(
+        stages=stages, run=RunConfig(tick_kimg=2 * STEP, cache_gb=0.1, workers=1), light_frame="camera"
+    )
     run = trainer(tmp_path / "run", config)
     assert run.networks.codes is None
     assert run.run().steps == 8
@@ -116,8 +122,8 @@ def test_a_run_folder_has_what_people_of_this_field_look_for(tmp_path: Path) -> 
     run = trainer(tmp_path / "run", metrics={"count": lambda t: {"images": float(t.progress.images)}})
     run.run()
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    assert {"training_options.json", "training_stats.jsonl", "log.txt", "reals.png", "fakes_init.png", "fakes000000.png",
-            "control000000.png", "metric-count.jsonl", "network-snapshot", "checkpoints"} <= names  # fmt: skip
+    expected = "training_options.json training_stats.jsonl log.txt reals.png fakes_init.png fakes000000.png"
+    assert set(f"{expected} control000000.png metric-count.jsonl network-snapshot checkpoints".split()) <= names
     assert any(n.startswith("events.out.tfevents") for n in names)
     options = json.loads((tmp_path / "run" / "training_options.json").read_text())
     assert options["config"]["batch"] == 4 and options["factors"]["head"] == "ball"
@@ -179,7 +185,7 @@ def test_divergence_rolls_back_says_so_and_gives_up_in_the_end(
         StageConfig("wild", 40 * STEP, MixConfig(), adversarial=AdversarialWeights(gan=1e38), learning_rate=1e30),
     )
     run = trainer(tmp_path / "run", replace(wild, stages=stages))
-    with pytest.raises(CopoError, match="training diverged .* and 2 returns to a good state"):
+    with pytest.raises(CopoError, match=r"training diverged .* and 2 returns to a good state"):
         run.run()
     said = capsys.readouterr().out
     assert said.count("returns to state-000000000") == 2
@@ -190,7 +196,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     trainer(tmp_path / "run").run(max_minutes=0)
     config = tiny_config()
     other = replace(config, generator=replace(config.generator, w_dim=24))
-    with pytest.raises(CopoError, match="made with generator.w_dim = 16, this run has 24: use another --out"):
+    with pytest.raises(CopoError, match=r"made with generator.w_dim = 16, this run has 24: use another --out"):
         trainer(tmp_path / "run", short(other)).run()
 
 

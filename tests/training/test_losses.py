@@ -108,7 +108,7 @@ def test_smoothness_compares_neighbours_by_what_they_hide() -> None:
 
 
 def test_warp_fetches_from_where_pixels_went() -> None:
-    """A picture that moved two pixels to the right is moved back by a flow of (2, 0); what came in at the left is lost."""
+    """A picture that moved two pixels to the right is moved back by a flow of (2, 0); what came in is lost."""
     before = ramp(1, 1, 3, 6)
     after = torch.zeros_like(before)
     after[..., 2:] = before[..., :4]

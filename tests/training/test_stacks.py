@@ -97,8 +97,6 @@ def test_priors_of_this_head_draw_the_factors(tmp_path: Path) -> None:
     prior = Vae(VaeConfig(coefficients=27, latent=4, hidden=8, blocks=1, scales=(0.85,)))
     head = ball_head()
     data = TrainingSet(write_dataset(tmp_path / "d.zip", head), head.spec, 0.0, True)
-    run = Trainer(
-        tiny_config(), Ingredients(data, head, perception(), {"illumination": prior}), tmp_path / "run", CPU
-    )
+    run = Trainer(tiny_config(), Ingredients(data, head, perception(), {"illumination": prior}), tmp_path / "run", CPU)
     run.export(tmp_path / "out")
     assert (tmp_path / "out" / "prior_illumination.safetensors").is_file()

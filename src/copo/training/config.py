@@ -374,8 +374,8 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
         scale: Factor on all lengths.
     """
     follow = ImitationWeights(
-        colour=1.0, colour_side=32, identity=0.0, skin=1.0, landmarks=1.0, dense_landmarks=1.0, light=1.0, expression=2.0, pose=1.0,
-        depth=50.0, labels=1.0,
+        colour=1.0, colour_side=32, identity=0.0, skin=1.0, landmarks=0.05, dense_landmarks=1.0, light=1.0,
+        expression=2.0, pose=1.0, depth=50.0, labels=1.0,
     )  # fmt: skip
     sharp = replace(follow, identity=0.0, colour=0.5, expression=4.0)
     photo = ReconstructionWeights()

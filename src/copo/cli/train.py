@@ -1,0 +1,209 @@
+"""`copo train`: portrait models and the priors of their factors."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from copo.cli.options import parse_device
+from copo.errors import CopoError
+from copo.formats.dataset import PortraitDataset
+from copo.training.config import Acceleration, Precision, TrainingConfig, training_preset
+from copo.training.curves import read_expressions
+from copo.training.data import TrainingSet
+from copo.training.distributed import Processes
+from copo.training.loop import Ingredients, Trainer, needs_labels
+from copo.training.prior import FACTORS, factor_rows, prior_config, save_prior, train_prior
+from copo.training.release import translate
+from copo.training.settings import with_settings
+from copo.training.stacks import Stack, load_head, load_perception, load_priors, without_missing
+
+
+@dataclass
+class Portrait:
+    """Train a portrait model through all its stages (docs/training.md).
+
+    Example: torchrun --nproc-per-node 4 -m copo train portrait --config portrait_256 --data set.zip --out run
+
+    The same command goes on with a run that was stopped.
+    """
+
+    data: Path
+    """Data set made by copo prepare (.zip)."""
+    out: Path
+    """Run folder."""
+    config: Literal["portrait_256", "ffhq_512", "tiny"] = "portrait_256"
+    """Sizes, stages and weights to begin with."""
+    set: tuple[str, ...] = ()
+    """Changes of single settings, such as optimiser.generator_lr=0.001 or stages.driving.kimg=300."""
+    head: str = "open"
+    """open, or the folder of your Basel Face Model."""
+    stack: Stack = "open"
+    """Networks that look at portraits: open, or published (Deep3DFaceRecon, ArcFace, BiSeNet: your files)."""
+    analyser: Path | None = None
+    """Weights of the analyser; by default the packaged ones."""
+    skip_missing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on without networks whose files are not there, and without the losses that need them."""
+    priors: tuple[Path, ...] = ()
+    """Folders made by copo train prior; without them photographs' factors are recombined."""
+    kimg: float | None = None
+    """Scale all stages so that they are so many thousand photographs together; endless ones are cut to fit."""
+    max_minutes: float = math.inf
+    """Save and stop after this time."""
+    batch: int | None = None
+    """Photographs a step and process."""
+    precision: Precision | None = None
+    """Type of activations."""
+    acceleration: Acceleration | None = None
+    """none, compile (torch.compile of each network), or graphs (whole steps as CUDA graphs)."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    shard_mb: float | None = None
+    """Largest file of a checkpoint, MiB."""
+    seed: int | None = None
+    """Of everything random."""
+    warm_start: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Reconstruct photographs first (portrait_256 does so anyway; not in the paper)."""
+    warmup1: int | None = None
+    """Published option: steps until imitation joins."""
+    warmup2: int | None = None
+    """Published option: step at which semantics join."""
+    second: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Published option: the disentanglement stage alone."""
+    set_step: int = 0
+    """Published option: the step to begin with."""
+
+    def run(self) -> None:
+        """Train; what is told comes from the main process."""
+        if not self.max_minutes >= 0:
+            raise CopoError(f"--max-minutes {self.max_minutes}: give 0 or more")
+        processes = Processes.start(self.device)
+        try:
+            self._train(processes)
+        except (torch.distributed.DistError, torch.distributed.DistBackendError) as error:
+            raise CopoError(
+                "another process of this training stopped: see its message, then start the same command again, which "
+                f"goes on from the last checkpoint ({str(error).splitlines()[0]})"
+            ) from error
+        finally:
+            processes.close()
+
+    def _train(self, processes: Processes) -> None:
+        say = print if processes.main else _silent
+        config, start = self._configured(processes)
+        head = load_head(self.head)
+        perception = load_perception(self.stack, head, self.analyser, self.skip_missing, say)
+        if self.skip_missing:
+            config, gone = without_missing(config, perception)
+            for name in gone:
+                say(f"without the loss {name}")
+        data = TrainingSet(PortraitDataset(self.data), head.spec, config.run.test_share, needs_labels(config))
+        ingredients = Ingredients(data, head, perception, load_priors(self.priors))
+        Trainer(config, ingredients, self.out, processes, start_images=start).run(self.max_minutes)
+
+    def _configured(self, processes: Processes) -> tuple[TrainingConfig, int]:
+        config = training_preset(self.config)
+        if self.batch is not None:
+            config = replace(config, batch=self.batch)
+        if self.precision is not None:
+            config = replace(config, precision=self.precision)
+        if self.acceleration is not None:
+            config = replace(config, acceleration=self.acceleration)
+        run = config.run
+        run = run if self.shard_mb is None else replace(run, shard_mb=self.shard_mb)
+        run = run if self.seed is None else replace(run, seed=self.seed)
+        config, start = translate(
+            replace(config, run=run), processes.world, self.warmup1, self.warmup2, self.second, self.set_step,
+            self.warm_start,
+        )  # fmt: skip
+        config = with_settings(config, self.set)
+        return (config if self.kimg is None else _scaled(config, self.kimg)), start
+
+
+@dataclass
+class Prior:
+    """Train the prior of identity, expression or light (docs/training.md).
+
+    Example: copo train prior --factor exp --data set.zip --out priors/expression
+    """
+
+    factor: Literal["id", "exp", "light"]
+    """Identity (shape and albedo), expression, or light."""
+    data: tuple[Path, ...]
+    """Data sets made by copo prepare (.zip), one or several of one head model."""
+    out: Path
+    """Folder for the prior, its report and a sheet of sampled heads."""
+    curves: tuple[Path, ...] = ()
+    """For exp: animation curves too (LiveLink Face .csv, factor files, .mat sequences or folders of them)."""
+    head: str = "open"
+    """open, or the folder of your Basel Face Model."""
+    steps: int | None = None
+    """Steps; published by default (14,000, 20,000, 17,000)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    seed: int = 0
+    """Of everything random."""
+
+    def run(self) -> None:
+        """Train, measure, write."""
+        factor = FACTORS[self.factor]
+        if self.curves and factor != "expression":
+            raise CopoError("--curves are expressions: use them with --factor exp")
+        if self.steps is not None and self.steps < 1:
+            raise CopoError(f"--steps {self.steps}: give at least 1")
+        head = load_head(self.head)
+        spec = head.spec
+        rows = []
+        for path in self.data:
+            dataset = PortraitDataset(path)
+            TrainingSet(dataset, spec, 0.0, needs_labels=False)  # refuses another head's coefficients
+            assert dataset.factors is not None
+            rows.append(factor_rows(dataset.factors, factor, dataset.people()))
+        rows += [read_expressions(path, spec) for path in self.curves]
+        config = prior_config(factor, spec, self.steps, self.seed)
+        prior, report = train_prior(torch.cat(rows), config, parse_device(self.device), print)
+        save_prior(self.out, prior, config, report, spec, head)
+        print(
+            f"{factor}: error {report.error:.3f} of {report.spread:.3f}, Frechet distance {report.frechet:.3f} "
+            f"(two halves of the real ones: {report.frechet_halves:.3f}); wrote {self.out}{os.sep}"
+        )
+
+
+@dataclass
+class Command:
+    """Train a portrait model, or the prior of one of its factors."""
+
+    what: Annotated[
+        Annotated[Portrait, tyro.conf.subcommand("portrait")] | Annotated[Prior, tyro.conf.subcommand("prior")],
+        tyro.conf.arg(name=""),
+    ]
+
+    def run(self) -> None:
+        """Do what was chosen."""
+        self.what.run()
+
+
+def _silent(_: str) -> None:
+    """Processes other than the main one say nothing."""
+
+
+def _scaled(config: TrainingConfig, kimg: float) -> TrainingConfig:
+    """All stages together of a length."""
+    if not kimg > 0:
+        raise CopoError(f"--kimg {kimg:g}: give a number above 0")
+    finite = [s.kimg for s in config.stages if not math.isinf(s.kimg)]
+    if len(finite) == len(config.stages):
+        stages = tuple(replace(s, kimg=s.kimg * kimg / sum(finite)) for s in config.stages)
+        return replace(config, stages=stages)
+    rest, stages_out = kimg, []
+    for stage in config.stages:
+        if rest > 0:
+            stages_out.append(replace(stage, kimg=min(stage.kimg, rest)))
+            rest -= stage.kimg
+    return replace(config, stages=tuple(stages_out))
