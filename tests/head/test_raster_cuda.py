@@ -89,7 +89,7 @@ def test_a_render_and_its_gradients_are_those_of_the_cpu(backend: Backend) -> No
     pictures, gradients = [], []
     for device in ("cpu", "cuda"):
         config = RasterConfig(backend="torch" if device == "cpu" else backend)
-        v = vertices.to(device).requires_grad_()
+        v = vertices.detach().to(device).requires_grad_()
         light = NEUTRAL_LIGHT[None].to(device).requires_grad_()
         f = faces.to(device)
         normals = vertex_normals(v, f)

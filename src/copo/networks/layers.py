@@ -143,10 +143,10 @@ def upsample_conv_staged(x: Tensor, weight: Tensor, bias: Tensor | None, up: int
 
 
 def upsample_conv_folded(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`upsample_conv_staged` for kernel 3 and factor 2 as one 3 x 3 convolution and a pixel shuffle.
+    """`upsample_conv_staged` for kernel 3 and factor 2 as one 3 x 3 convolution whose channels are the output's phases.
 
     The zero insertion and the filter are folded into the weights: each of the four output phases is a 3 x 3
-    convolution of the input.
+    convolution of the input. The channels of a phase stay side by side, so that memory is read and written in order.
 
     Args:
         x: (B, I, H, W).
@@ -159,11 +159,12 @@ def upsample_conv_folded(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     outputs, inputs = weight.shape[:2]
     columns = _fold_upsampling(weight)  # (O, I, 3 rows, 3, 2)
     folded = _fold_upsampling(columns.permute(0, 1, 3, 4, 2))  # (O, I, 3 columns, 2, 3 rows, 2)
-    folded = folded.permute(0, 5, 3, 1, 4, 2)
-    folded = folded.reshape(outputs * 4, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
+    folded = folded.permute(5, 3, 0, 1, 4, 2)
+    folded = folded.reshape(4 * outputs, inputs, 3, 3).contiguous(memory_format=torch.channels_last)
     if bias is not None:
-        bias = bias.repeat_interleave(4)
-    return F.pixel_shuffle(F.conv2d(x, folded, bias, padding=1), 2)
+        bias = bias.repeat(4)
+    y = F.conv2d(x, folded, bias, padding=1).permute(0, 2, 3, 1).unflatten(3, (2, 2, outputs))
+    return y.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def downsample_conv_fir(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -399,7 +399,7 @@ def march_backward(
     h = tl.arange(0, HID)
     columns = tl.arange(0, NH)
     w1_tile, b1_tile, heads_tile, bias_tile = load_decoder(w1, b1, heads_w, heads_b, C, HID, NH)
-    w1_acc = tl.zeros((C, HID), tl.float32)
+    w1_acc = tl.zeros((HID, C), tl.float32)
     b1_acc = tl.zeros((HID,), tl.float32)
     heads_acc = tl.zeros((HID, NH), tl.float32)
     bias_acc = tl.zeros((NH,), tl.float32)
@@ -461,9 +461,10 @@ def march_backward(
             d_pre = d_hidden * (1.0 - exp(-hidden))
             heads_acc += tl.dot(tl.trans(hidden.to(GRAD)), d_heads.to(GRAD))
             bias_acc += tl.sum(d_heads, axis=0)
-            w1_acc += tl.dot(tl.trans(features.to(GRAD)), d_pre.to(GRAD))
+            w1_acc += tl.dot(tl.trans(d_pre.to(GRAD)), features.to(GRAD))
             b1_acc += tl.sum(d_pre, axis=0)
             d_features = tl.dot(d_pre.to(GRAD), tl.trans(w1_tile).to(GRAD))
+            d_features = d_features.to(GRAD).to(tl.float32)  # changes its layout of threads once, not for every texel
 
             ix, fx = texel(x, scale, size)
             iy, fy = texel(y, scale, size)
@@ -475,7 +476,7 @@ def march_backward(
         tile += tl.num_programs(0)
 
     mine = tl.program_id(0)
-    tl.store(w1_grad + mine * (C * HID) + c[:, None] * HID + h[None, :], w1_acc)
+    tl.store(w1_grad + mine * (C * HID) + h[:, None] * C + c[None, :], w1_acc)
     tl.store(b1_grad + mine * HID + h, b1_acc)
     tl.store(heads_w_grad + mine * (HID * NH) + h[:, None] * NH + columns[None, :], heads_acc)
     tl.store(heads_b_grad + mine * NH + columns, bias_acc)

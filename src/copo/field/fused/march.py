@@ -213,8 +213,7 @@ def place(
     depths = torch.empty(batch, count, s.coarse + s.fine, **like)
     random = quantiles = depths  # not read
     if s.jitter:
-        random = torch.rand(batch, count, s.coarse, generator=generator, **like)
-        quantiles = torch.rand(batch, count, s.fine, generator=generator, **like).sort(-1).values
+        random, quantiles = jitter_numbers(s, batch, count, origins.device, generator)
     kind, bits, softness = scene.blending
     if scene.blend is not None and scene.blend.proposals == "dynamic":
         kind = 0
@@ -232,6 +231,18 @@ def place(
         RAYS=rays, NC=width, NF=width, JITTER=s.jitter, num_warps=4,
     )  # fmt: skip
     return depths
+
+
+def jitter_numbers(
+    sampling: SamplingConfig, batch: int, count: int, device: torch.device, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Uniform random numbers (B, R, coarse) that move coarse samples, and in order (B, R, fine) that place fine ones.
+
+    The partial sums of n + 1 exponential numbers over their total are n sorted uniform ones, without sorting.
+    """
+    random = torch.rand(batch, count, sampling.coarse, device=device, generator=generator)
+    sums = torch.empty(batch, count, sampling.fine + 1, device=device).exponential_(generator=generator).cumsum(-1)
+    return random, sums[..., :-1] / sums[..., -1:]
 
 
 def march(
@@ -307,7 +318,7 @@ class _March(torch.autograd.Function):
         tiles = triton.cdiv(count, GRADIENT_RAYS) * batch
         processors = 1 if interpreted() else torch.cuda.get_device_properties(planes.device).multi_processor_count
         programs = min(tiles, processors * GRADIENT_PROGRAMS)
-        partial = [torch.empty(programs, *w.shape, **like) for w in (w1, b1, heads_w, heads_b)]
+        partial = [torch.empty(programs, *w.shape, **like) for w in (w1.T, b1, heads_w, heads_b)]
         scene: Scene = ctx.scene
         kernels.march_backward[(programs,)](
             planes, origins, directions, depths, w1, b1, heads_w, heads_b, hidden_sum, row,
@@ -322,7 +333,7 @@ class _March(torch.autograd.Function):
         out_bias_grad = _out_rows(heads_b_grad, features, classes)
         planes_grad = planes_grad.permute(0, 3, 4, 1, 2).to(ctx.planes_type)
         none = (None,) * 6
-        return planes_grad, w1_grad.T, b1_grad, out_weight_grad, out_bias_grad, *none
+        return planes_grad, w1_grad, b1_grad, out_weight_grad, out_bias_grad, *none
 
 
 def _out_rows(heads: Tensor, features: int, classes: int) -> Tensor:
