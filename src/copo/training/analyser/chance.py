@@ -13,7 +13,7 @@ class Chance:
         """Args: device: Where the numbers are made. seed: Of the run. rank: Of the process. step: Of the run."""
         self.device = torch.device(device)
         self._generator = torch.Generator(self.device)
-        mixed = (seed * 1_000_003 + rank) * 100_000_007 + step
+        mixed = ((seed * 1_000_003 + rank) * 100_000_007 + step) % (1 << 62)
         self._generator.manual_seed(mixed)
         self._host = torch.Generator().manual_seed(mixed + 1)
 

@@ -88,6 +88,7 @@ def evaluate(
     return figures
 
 
+@torch.no_grad()
 def on_photographs(network: AnalyserNetwork, stage: Stage, batch: int = 64) -> list[Figure]:
     """Against the teachers: MediaPipe's landmarks and blendshapes, the fits' poses, the prepared label maps."""
     photos, size = stage.photos, network.config.size
@@ -136,6 +137,7 @@ def on_photographs(network: AnalyserNetwork, stage: Stage, batch: int = 64) -> l
     return figures
 
 
+@torch.no_grad()
 def on_renders(
     network: AnalyserNetwork, head: OpenHead, panoramas: Tensor, count: int, batch: int = 64
 ) -> list[Figure]:

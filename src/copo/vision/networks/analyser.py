@@ -168,9 +168,10 @@ class AnalyserNetwork(nn.Module):
         self.register_buffer("_frontal", torch.tensor([1.0, 0, 0, 0, 1.0, 0]), persistent=False)
         nn.init.normal_(self.values.weight, std=0.01)
         nn.init.zeros_(self.values.bias)
-        nn.init.zeros_(self.sigmas.weight)
+        nn.init.normal_(self.sigmas.weight, std=0.01)
         nn.init.constant_(self.sigmas.bias, -1.0)
         with torch.no_grad():
+            self.point_out.weight.mul_(3)  # heat maps that are not flat learn sooner
             expression = slice(config.shape + config.albedo, config.shape + config.albedo + config.expression)
             self.values.bias[expression] = -2.5  # units are mostly near 0
             assert cell.bias is not None
