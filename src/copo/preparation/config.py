@@ -32,7 +32,7 @@ class QualityConfig:
     """Mean chroma in the face (CIELAB). Grey pictures have below 1."""
     max_occlusion: float = 0.4
     """Share of the face below the brows that does not look like the rest of its skin, or is hair."""
-    max_yaw: float = 100.0
+    max_yaw: float = 110.0
     """Degrees from the front."""
     max_pitch: float = 40.0
     """Degrees from the level."""

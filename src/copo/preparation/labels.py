@@ -44,12 +44,12 @@ class LabelConfig:
     """Robust standard deviations within which a colour is this face's skin."""
     darkness: float = 2.0
     """Extra tolerance towards darker skin (the shadow of the chin), as a factor on the brightness."""
-    reach: float = 0.3
-    """How far below the chin skin is neck, as a share of the face's height; bare shoulders are labelled neck too."""
+    ear: float = 0.03
+    """How far around the head model's ears skin is taken for an ear."""
     smooth: float = 0.004
     """Radius of the majority filter at borders."""
     speck: float = 0.01
-    """Smallest connected patch of cloth, skin or neck, as a share of the face; smaller ones join what is around."""
+    """Smallest connected patch of one class, as a share of the face; smaller ones join what is around them."""
     hat: float = 0.1
     """Smallest hat, likewise: the edge of a hair-do is not one."""
 
@@ -135,14 +135,15 @@ def label_map(
     """
     config = config or LabelConfig()
     size = mesh.shape[0]
-    is_hair, is_person = hair >= config.hair, person >= config.person
     features, face = np.isin(mesh, FEATURES), np.isin(mesh, (SKIN, NOSE))
+    area = float(face.sum())
+    is_hair, is_person = hair >= config.hair, person >= config.person
+    is_hair &= ~_small(is_hair, config.speck * area, None)
     is_person = is_person | is_hair | features | (face & ndimage.binary_erosion(face, iterations=max(size // 64, 1)))
     chin = float(points68[8, 1])
     brows = float(points68[17:27, 1].min())
     tall = max(chin - brows, 1.0)
-    rows, columns = np.mgrid[:size, :size] + 0.5
-    middle = float(points68[27:31, 0].mean())
+    rows = np.arange(size)[:, None] + 0.5 + np.zeros((1, size))
 
     like = skin.distance(lab) <= config.skin_distance if skin is not None else np.zeros_like(is_hair)
     like = _smoothed(like, size)
@@ -154,17 +155,15 @@ def label_map(
     out[bare & low] = NECK
     out[bare & ~low] = SKIN
     at_ear = np.isin(mesh, (EAR_LEFT, EAR_RIGHT))
-    beside = bare & ~low & (rows > brows - 0.1 * tall) & (rows < chin - 0.2 * tall) & ~_inside(face, size)
-    wide = np.ptp(points68[:17, 0]) if len(points68) else size
-    out[beside & (columns > middle + 0.3 * wide)] = EAR_LEFT
-    out[beside & (columns < middle - 0.3 * wide)] = EAR_RIGHT
+    reach = max(round(config.ear * size), 1)
+    for ear in (EAR_LEFT, EAR_RIGHT):
+        out[bare & ~low & ~_inside(face, size) & ndimage.binary_dilation(mesh == ear, iterations=reach)] = ear
     out[at_ear & like] = mesh[at_ear & like]
     out[face] = mesh[face]
     out[(mesh == NECK) & like] = NECK
     out[is_hair & ~features] = HAIR
     out[features] = mesh[features]
     out[~is_person] = BACKGROUND
-    area = float(face.sum())
     specks = _small(out == HAT, config.hat * area, None) | _small(out == CLOTH, config.speck * area, None)
     specks |= _small(np.isin(out, (SKIN, NECK)) & ~face, config.speck * area, face)
     specks |= (out == CLOTH) & _hanging(out == CLOTH, rows > chin)
