@@ -76,6 +76,7 @@ def test_counts_add_up_to_the_batch() -> None:
     assert counts(MixConfig(0.125, 0.5, 0.375), 4) == (1, 2, 1, 0)
     assert counts(MixConfig(1, 1, 1), 4)[:3] in {(2, 1, 1), (1, 2, 1), (1, 1, 2)}
     assert counts(MixConfig(0, 1, 0), 5) == (0, 5, 0, 0)
+    assert counts(MixConfig(0.125, 0.5, 0.375), 1) == (0, 1, 0, 0)
 
 
 def test_losses_name_the_network_they_need() -> None:

@@ -24,6 +24,9 @@ from copo.training.release import translate
 from copo.training.settings import with_settings
 from copo.training.stacks import Stack, load_head, load_perception, load_priors, without_missing
 
+LOST_WORDS = ("gloo", "Gloo", "NCCL", "nccl", "Connection", "peer", "process group")
+"""What PyTorch says when another process is gone."""
+
 
 @dataclass
 class Portrait:
@@ -86,10 +89,12 @@ class Portrait:
         processes = Processes.start(self.device)
         try:
             self._train(processes)
-        except (torch.distributed.DistError, torch.distributed.DistBackendError) as error:
+        except RuntimeError as error:
+            if processes.world == 1 or not any(word in str(error) for word in LOST_WORDS):
+                raise
             raise CopoError(
                 "another process of this training stopped: see its message, then start the same command again, which "
-                f"goes on from the last checkpoint ({str(error).splitlines()[0]})"
+                f"goes on from the last checkpoint ({str(error).splitlines()[0][:120]})"
             ) from error
         finally:
             processes.close()

@@ -57,7 +57,7 @@ class RecordedStep:
         outputs = graph(*inputs.values())
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        return {n: v for n, v in zip(names, outputs, strict=True) if v is not None}
+        return _named(names, outputs)
 
     def _plain(self, function: Callable[[Tensors], Tensors], inputs: Tensors) -> Tensors:
         for parameter in self.parameters:
@@ -77,4 +77,9 @@ class RecordedStep:
         graph = Graph(run, self._pool)
         outputs = graph(*inputs.values())
         self._graphs[key] = (graph, names, [p.grad for p in self.parameters])
-        return {n: v for n, v in zip(names, outputs, strict=True) if v is not None}
+        return _named(names, outputs)
+
+
+def _named(names: Sequence[str], outputs: Sequence[Tensor | None]) -> Tensors:
+    """Outputs by name, as new tensor objects: a graph that reads them next must not take them for those of before."""
+    return {n: v.detach() for n, v in zip(names, outputs, strict=True) if v is not None}

@@ -110,11 +110,13 @@ class GradientExchange:
         parameters: Whose gradients are exchanged.
         processes: All processes.
         bucket_mb: Size of a bucket, MiB of float32.
+        overlap: Whether buckets are sent while the backward pass runs; not where that is recorded in a CUDA graph.
     """
 
     parameters: Sequence[nn.Parameter]
     processes: Processes
     bucket_mb: float = 8.0
+    overlap: bool = True
     _buckets: list[_Bucket] = field(default_factory=list, init=False)
     _next: int = field(default=0, init=False)
 
@@ -129,7 +131,8 @@ class GradientExchange:
             bucket = self._buckets[-1]
             bucket.parameters.append(parameter)
             held += parameter.numel()
-            parameter.register_post_accumulate_grad_hook(self._arrived(bucket))
+            if self.overlap:
+                parameter.register_post_accumulate_grad_hook(self._arrived(bucket))
         self._reset()
 
     def _arrived(self, bucket: _Bucket) -> Any:

@@ -35,7 +35,9 @@ class Painter:
     ) -> None:
         self.generator, self.dtype, self.backend = generator, TYPES[precision], backend
         self.sampling = replace(sampling_of(generator.config), jitter=True)
-        wrap: Callable[[Any], Any] = torch.compile if compiled else lambda network: network
+        wrap: Callable[[Any], Any] = (
+            (lambda network: torch.compile(network, dynamic=False)) if compiled else lambda network: network
+        )
         self._synthesis = wrap(generator.synthesis)
         self._super_resolution = wrap(generator.super_resolution)
         branch = generator.background_branch

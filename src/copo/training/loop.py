@@ -144,8 +144,8 @@ class Trainer:
         self.stages = build_stages(config, ingredients.perception)
         device = processes.device
         if device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-            torch.backends.cudnn.benchmark = True
+            # Convolutions may be reduced; matrix products stay exact, for rays and landmarks are made by them.
+            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
         torch.manual_seed(config.run.seed)
         self.networks = Networks(config, ingredients.data.code_count).to(device)
         processes.broadcast(self.networks)
@@ -161,7 +161,9 @@ class Trainer:
         self.sampler = FactorSampler(self.spec, ingredients.data.coefficients, ingredients.priors, config.draw)
         compiled = config.acceleration == "compile"
         painter = Painter(self.networks.generator, config.precision, compiled)
-        judge: Any = torch.compile(self.networks.discriminator) if compiled else self.networks.discriminator
+        judge: Any = (
+            torch.compile(self.networks.discriminator, dynamic=False) if compiled else self.networks.discriminator
+        )
         self.generator_step = GeneratorStep(self.networks, painter, teachers, self.strength, judge, config)
         self.discriminator_step = DiscriminatorStep(self.networks, self.strength, judge, config)
         self._prepare_optimisers()
@@ -185,8 +187,10 @@ class Trainer:
         self._parameters = {
             name: [p for group in o.param_groups for p in group["params"]] for name, o in self.optimisers.items()
         }
-        self._exchanges = {n: GradientExchange(p, self.processes) for n, p in self._parameters.items()}
         graphs = self.config.acceleration == "graphs"
+        self._exchanges = {
+            n: GradientExchange(p, self.processes, overlap=not graphs) for n, p in self._parameters.items()
+        }
         self._recorded = {name: RecordedStep(p, graphs) for name, p in self._parameters.items()}
 
     # --- the loop -----------------------------------------------------------------------------------------------
@@ -283,35 +287,46 @@ class Trainer:
 
     def _step(self, stage: Stage, batch: Batch) -> None:
         """Draw, learn, exchange, average."""
-        inputs = self._inputs(stage, batch)
-        step = self.progress.step
-        kinds = stage.pair_kinds(step)
-        adversarial = stage.adversarial
+        step, rate = self.progress.step, stage.config.learning_rate
+        inputs = self.learn_inputs(stage, batch)
+        made, said = self.learn_generator(stage, stage.pair_kinds(step), inputs)
+        self.stats.add({f"Loss/G/{k}": v for k, v in said.items()})
+        self._finish("generator", rate)
+        self._update_averages(made["ws"], step)
+        if stage.adversarial is not None and "dual" in made:
+            weights = stage.adversarial.weights
+            regularise = bool(weights.r1) and step % weights.r1_interval == 0
+            judged = self.learn_discriminator(stage, regularise, inputs, made)
+            kinds = {k: "Scores/" if k.startswith(("score", "sign")) else "Loss/D/" for k in judged}
+            self.stats.add({kinds[k] + k: v for k, v in judged.items()})
+            self._finish("discriminator", rate)
+            self._augment_more(judged["sign"])
+        self.progress.step += 1
+        self.progress.images += self.world_batch
+
+    def learn_generator(
+        self, stage: Stage, kinds: tuple[str, ...], inputs: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients of the generator; gives what the discriminator needs of the portraits, and the losses."""
         _requires_grad(self.networks.discriminator, False)
         result = self._recorded["generator"](
             (stage.config.name, kinds), lambda given: _joined(self.generator_step(stage, kinds, given)), inputs
         )
-        self._finish("generator", stage.config.learning_rate)
-        made = {k.removeprefix("made/"): v for k, v in result.items() if k.startswith("made/")}
-        said = {f"Loss/G/{k}": v for k, v in result.items() if not k.startswith("made/")}
-        self._update_averages(made["ws"], step)
-        if adversarial is not None and "dual" in made:
-            regularise = bool(adversarial.weights.r1) and step % adversarial.weights.r1_interval == 0
-            _requires_grad(self.networks.discriminator, True)
-            given = {**inputs, **{f"made/{k}": v for k, v in made.items() if k != "ws"}}
-            judged = self._recorded["discriminator"](
-                (stage.config.name, regularise),
-                lambda values: self.discriminator_step(stage, regularise, values, _made(values)),
-                given,
-            )
-            self._finish("discriminator", stage.config.learning_rate)
-            said |= {("Scores/" if k.startswith(("score", "sign")) else "Loss/D/") + k: v for k, v in judged.items()}
-            self._augment_more(judged["sign"])
-        self.stats.add(said)
-        self.progress.step += 1
-        self.progress.images += self.world_batch
+        return _made(result), {k: v for k, v in result.items() if not k.startswith("made/")}
 
-    def _inputs(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+    def learn_discriminator(
+        self, stage: Stage, regularise: bool, inputs: dict[str, Tensor], made: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Gradients of the discriminator; gives losses and scores."""
+        _requires_grad(self.networks.discriminator, True)
+        given = {**inputs, **{f"made/{k}": v for k, v in made.items() if k != "ws"}}
+        return self._recorded["discriminator"](
+            (stage.config.name, regularise),
+            lambda values: self.discriminator_step(stage, regularise, values, _made(values)),
+            given,
+        )
+
+    def learn_inputs(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
         """This step's random numbers and photographs, on the device; seeds the device's own random numbers too."""
         run, rank = self.config.run, self.processes.rank
         seed = _mix(run.seed, self.progress.step, rank, self.progress.rollbacks)
@@ -344,10 +359,9 @@ class Trainer:
     @torch.no_grad()
     def _update_averages(self, ws: Tensor, step: int) -> None:
         generator = self.networks.generator
-        if torch.isfinite(ws).all() if not ws.is_cuda else True:
-            mean = self.processes.mean(ws[:, 0].mean(dim=0, keepdim=True))
-            mean = torch.where(torch.isfinite(mean), mean, generator.mapping.w_avg)
-            generator.mapping.update_average(mean[:, None])
+        mean = self.processes.mean(ws[:, 0].mean(dim=0, keepdim=True))
+        mean = torch.where(torch.isfinite(mean), mean, generator.mapping.w_avg)
+        generator.mapping.update_average(mean[:, None])
         update_average(self.average, generator, self.config.optimiser.ema_decay, step)
 
     def _augment_more(self, sign: Tensor) -> None:
@@ -570,4 +584,5 @@ def _joined(result: tuple[dict[str, Tensor], dict[str, Tensor]]) -> dict[str, Te
 
 
 def _made(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the generator step made, out of its results."""
     return {k.removeprefix("made/"): v for k, v in values.items() if k.startswith("made/")}

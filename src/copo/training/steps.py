@@ -44,8 +44,8 @@ class Counts:
         shares = [mix.photographs, mix.natural, mix.driven]
         total = sum(shares)
         counts = [int(batch * s / total) for s in shares]
-        for i, share in enumerate(shares):
-            if share and not counts[i] and sum(counts) < batch:
+        for i in sorted(range(3), key=lambda i: -shares[i]):
+            if shares[i] and not counts[i] and sum(counts) < batch:
                 counts[i] = 1
         while sum(counts) < batch:
             rest = [batch * s / total - c if s else -1.0 for s, c in zip(shares, counts, strict=True)]
@@ -220,7 +220,7 @@ class GeneratorStep:
             imitated=everyone.part(slice(first, None)),
             codes=codes,
             own_code=1 - inputs["dropped"],
-            pairs=self._pairs(everyone.part(slice(len(z) - count.pairs, None)), kinds, inputs) if kinds else (),
+            pairs=self._pairs(everyone.part(slice(len(z) - count.pairs, None)), kinds, inputs) if count.pairs else (),
             painter=self.painter,
             judged=judged,
         )
