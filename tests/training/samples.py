@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,12 +65,17 @@ class BallHead(nn.Module):
         self.topology = HeadTopology(faces, None, None, labels, landmarks)
         self.spec = FactorSpec("ball", 4, 3, self.UNITS, normalisers={"illumination": 0.85})
 
+    def _apply(self, fn: Any, recurse: bool = True) -> BallHead:
+        super()._apply(fn, recurse)
+        self.topology = self.topology.to(str(self.directions.device))
+        return self
+
     def vertices(self, shape: Tensor, expression: Tensor) -> Tensor:
         axes = 0.09 * (1 + 0.05 * shape[:, None, :3])
         lower = (self.directions[:, 1] < 0).float() * self.directions[:, 2].clamp_min(0)
         upper = (self.directions[:, 1] >= 0).float() * self.directions[:, 2].clamp_min(0)
         push = torch.stack([lower, lower * 0.5, lower * 0.5, upper, upper * 0.5]) * 0.03
-        return self.directions * axes + (expression @ push)[..., None] * torch.tensor([0.0, -1.0, 0.3])
+        return self.directions * axes + (expression @ push)[..., None] * shape.new_tensor([0.0, -1.0, 0.3])
 
     def albedo(self, albedo: Tensor) -> Tensor:
         return (0.6 + 0.1 * albedo[:, None]).clamp(0, 1).expand(-1, len(self.directions), -1)

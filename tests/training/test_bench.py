@@ -17,10 +17,10 @@ CPU = Processes(torch.device("cpu"))
 def test_adversarial_step(acceleration: str) -> None:
     figures = measure(adversarial_only(tiny_config(acceleration=acceleration)), CPU, steps=2, head=ball_head())
     assert figures.images_per_second > 0 and figures.first_step_seconds > 0 and figures.batch == 4
-    assert list(figures.milliseconds) == [
+    assert set(figures.milliseconds) == {
         "data", "inputs", "generator", "generator update", "discriminator", "discriminator with R1",
         "discriminator update",
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
 def test_a_stage_of_ours_without_networks() -> None:
