@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("triton", reason="the fused path needs Triton")
 
 from copo.camera import Camera
-from copo.config import PRESETS
+from copo.config import PRESETS, GeneratorConfig
 from copo.errors import CopoError
 from copo.field.blending import Blend
 from copo.field.composite import OPAQUE_STEP, composite_weights, step_lengths
@@ -29,12 +29,12 @@ CONFIG = replace(PRESETS["tiny"], plane_channels=16, decoder_hidden=32, feature_
 SAMPLING = SamplingConfig(coarse=11, fine=9)
 
 
-def scene(batch: int = 2, seed: int = 0, sharp: float = 6.0):
+def scene(batch: int = 2, seed: int = 0, sharp: float = 6.0, config: GeneratorConfig = CONFIG):
     """Random planes, a decoder whose classes and densities differ from place to place, and rays of `batch` cameras."""
     generator = torch.Generator().manual_seed(seed)
-    planes = torch.randn(batch, 3, CONFIG.plane_channels, 12, 12, generator=generator)
+    planes = torch.randn(batch, 3, config.plane_channels, 12, 12, generator=generator)
     torch.manual_seed(seed)
-    decoder = Decoder(CONFIG)
+    decoder = Decoder(config)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * (sharp if parameter.ndim == 1 else 2.0))
@@ -63,8 +63,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_same_picture_as_plain_twin(name):
-    planes, decoder, rays = scene()
+@pytest.mark.parametrize("config", [CONFIG, PRESETS["ffhq_512"]], ids=["small", "published widths"])
+def test_same_picture_as_plain_twin(name, config):
+    planes, decoder, rays = scene(batch=2 if name == "published" else 1, config=config)
     with torch.no_grad():
         plain = render_rays(planes, decoder, rays, VARIANTS[name], BOX, backend="torch")
         fused = render_rays_fused(planes, decoder, rays, VARIANTS[name], BOX)
@@ -104,8 +105,9 @@ def test_all_static_is_the_static_field():
 
 
 @pytest.mark.parametrize("opaque_end", [True, False])
-def test_gradients_as_plain_twin(opaque_end):
-    planes, decoder, rays = scene(sharp=1.0)
+@pytest.mark.parametrize("config", [CONFIG, PRESETS["ffhq_512"]], ids=["small", "published widths"])
+def test_gradients_as_plain_twin(config, opaque_end):
+    planes, decoder, rays = scene(batch=1, sharp=1.0, config=config)
     sampling = replace(SAMPLING, opaque_end=opaque_end, outside="border" if opaque_end else "nothing")
     planes.requires_grad_()
     inputs = [planes, *decoder.parameters()]
@@ -166,7 +168,7 @@ def test_random_quantiles_are_uniform_and_in_order():
 
 
 def test_jitter_moves_samples_reproducibly():
-    planes, decoder, rays = scene()
+    planes, decoder, rays = scene(batch=1)
     sampling = replace(SAMPLING, jitter=True)
     still, a, b = (
         render_rays_fused(
@@ -179,7 +181,7 @@ def test_jitter_moves_samples_reproducibly():
 
 
 def test_cutoff_leaves_out_only_what_hardly_shows():
-    planes, decoder, rays = scene(sharp=12.0)
+    planes, decoder, rays = scene(batch=1, sharp=12.0)
     with torch.no_grad():
         full = render_rays_fused(planes, decoder, rays, SAMPLING, BOX)
         short = render_rays_fused(planes, decoder, rays, SAMPLING, BOX, cutoff=1e-3)

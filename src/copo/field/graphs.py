@@ -84,26 +84,28 @@ class Graph:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[Tensor] = []
         self.outputs: tuple[Tensor | None, ...] = ()
-        self.seen: list[tuple[Tensor, int]] = []
+        self.seen: list[tuple[Tensor, int | None]] = []
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Run on these inputs, which have the shapes of the first call; the first one's device decides where."""
         if not inputs[0].is_cuda:
             return self.function(*inputs)
-        if self.graph is None:
-            self._record(inputs)
-        for at, (mine, given) in enumerate(zip(self.inputs, inputs, strict=True)):
-            if self.seen[at][0] is not given or self.seen[at][1] != given._version:  # otherwise it is here already
-                mine.copy_(given)
-                self.seen[at] = (given, given._version)
-        assert self.graph is not None
-        self.graph.replay()
+        with torch.cuda.device_of(inputs[0]):
+            if self.graph is None:
+                self._record(inputs)
+            for at, (mine, given) in enumerate(zip(self.inputs, inputs, strict=True)):
+                last, version = self.seen[at]
+                if last is not given or version is None or version != _version(given):  # otherwise it is here already
+                    mine.copy_(given)
+                    self.seen[at] = (given, _version(given))
+            assert self.graph is not None
+            self.graph.replay()
         return self.outputs
 
     def _record(self, inputs: Sequence[Tensor]) -> None:
         device = inputs[0].device
         self.inputs = [i.clone(memory_format=torch.preserve_format).to(device) for i in inputs]
-        self.seen = [(i, i._version) for i in inputs]
+        self.seen = [(i, _version(i)) for i in inputs]
         graph = torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -115,6 +117,11 @@ class Graph:
                 self.outputs = self.function(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
         self.graph = graph
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; inference tensors do not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 class GraphedStep:

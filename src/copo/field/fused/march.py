@@ -26,10 +26,11 @@ PRECISION = torch.float16
 """Type of plane features and of the operands of the decoder's matrix products; sums are float32."""
 
 RAYS, WARPS = 32, 2
-"""Rays and warps of a program of the march."""
+"""Rays and warps of a program of the march. 64 and 4 are as fast, but there Triton 3.6 makes a forward march that fails
+on an H100 (illegal memory access, or features that are not finite)."""
 
 GRADIENT_RAYS, GRADIENT_WARPS = 64, 4
-"""The same for the backward march, which keeps more in registers."""
+"""The same for the backward march. 16 and 2, with 4 programs per multiprocessor, take a tenth longer."""
 
 GRADIENT_PROGRAMS = 2
 """Programs of the backward march per multiprocessor."""
@@ -161,6 +162,21 @@ def render_rays_fused(
     Returns:
         RayOutput without normals and static share.
     """
+    with torch.cuda.device_of(planes):
+        return _render(planes, decoder, rays, sampling, box, blend, static_planes, generator, cutoff)
+
+
+def _render(
+    planes: Tensor,
+    decoder: Decoder,
+    rays: Rays,
+    sampling: SamplingConfig,
+    box: float,
+    blend: Blend | None,
+    static_planes: Tensor | None,
+    generator: torch.Generator | None,
+    cutoff: float,
+) -> RayOutput:
     scene = Scene(box, sampling, blend if blend is not None and blend.classes else None)
     fields = (texels(planes), None if static_planes is None else texels(static_planes))
     weights = decoder.linears()
@@ -241,7 +257,8 @@ def jitter_numbers(
     The partial sums of n + 1 exponential numbers over their total are n sorted uniform ones, without sorting.
     """
     random = torch.rand(batch, count, sampling.coarse, device=device, generator=generator)
-    sums = torch.empty(batch, count, sampling.fine + 1, device=device).exponential_(generator=generator).cumsum(-1)
+    numbers = torch.empty(batch, count, sampling.fine + 1, device=device).exponential_(generator=generator)
+    sums = numbers @ torch.ones(sampling.fine + 1, sampling.fine + 1, device=device).triu()  # cumsum is slower
     return random, sums[..., :-1] / sums[..., -1:]
 
 
