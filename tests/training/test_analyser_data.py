@@ -51,7 +51,8 @@ def photos(count: int = 6, fitted: bool = True) -> Photos:
         rotation=rotation.repeat(count, 1, 1),
         translation=torch.tensor([0, 0, TYPICAL_DEPTH]).repeat(count, 1),
         fitted=torch.full((count,), fitted), person=torch.arange(count) // 2,
-        test=torch.arange(count) >= count - 2, collection=torch.zeros(count, dtype=torch.int64), collections=("london",),
+        test=torch.arange(count) >= count - 2, collection=torch.zeros(count, dtype=torch.int64),
+        collections=("london",),
     )  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def test_renders_have_exact_labels() -> None:
     assert batch.pictures.shape == (4, 3, 128, 128) and batch.labels.shape == (4, 64, 64)
     assert batch.pictures.abs().max() <= 1 + 1e-5
     # the square is the picture, the points are the head's in the labelled pose
-    centre, side, angle = ffhq_square(batch.points[:, :68])
+    centre, side, _ = ffhq_square(batch.points[:, :68])
     torch.testing.assert_close(centre, torch.full((4, 2), 0.5), atol=1e-3, rtol=0)
     torch.testing.assert_close(side, torch.ones(4), atol=1e-2, rtol=0)
     vertices = head().vertices(batch.shape, batch.expression)
@@ -126,8 +127,11 @@ def test_filling_keeps_what_is_there() -> None:
     filled = layers.fill_outside(picture, keep)
     torch.testing.assert_close(filled[..., :16], picture[..., :16])
     assert filled[..., 16:].min() >= picture[..., :16].min() - 1e-5
-    plain = layers.fill_outside(torch.full((1, 3, 32, 32), 0.3), keep)
-    torch.testing.assert_close(plain, torch.full((1, 3, 32, 32), 0.3), atol=1e-5, rtol=0)
+    for size in (32, 48):
+        grey = torch.full((1, 3, size, size), 0.3)
+        part = torch.zeros(1, 1, size, size)
+        part[..., : size // 3] = 1
+        torch.testing.assert_close(layers.fill_outside(grey, part), grey, atol=1e-5, rtol=0)
 
 
 def test_heads_in_photographs_take_their_camera_and_leave_the_hair() -> None:

@@ -1,5 +1,6 @@
 """The adapter: cuts, cameras, protocols, files. The weights are random: what is tested is the geometry around them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from copo.vision.analyser import (
     ffhq_matrices,
     fused,
     square_matrices,
+    square_of,
     uncropped,
     whole_labels,
 )
@@ -194,8 +196,10 @@ def test_labels_of_the_whole_picture(analyser: Analyser) -> None:
 
 def test_a_followed_face_is_looked_for_where_it_was(analyser: Analyser) -> None:
     (found,) = analyser.analyse(photograph(), [FACE])
-    again = analyser.follow(photograph(), found)
-    assert again is None or again.points478.shape == (478, 2)
+    sure = replace(found, points478=found.points478 + 500)  # jumps that far are another face
+    assert analyser.follow(photograph(), sure) is None
+    x, y, side, angle = square_of(square_matrices(torch.tensor([[50.0, 60, 80, 0.3]]).double(), 64)[0].numpy(), 64)
+    np.testing.assert_allclose([x, y, side, angle], [50, 60, 80, 0.3])
 
 
 def test_file_round_trip(tmp_path: Path) -> None:

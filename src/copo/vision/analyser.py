@@ -160,11 +160,10 @@ class Analyser:
 
     def follow(self, picture: Picture, before: Analysis) -> Analysis | None:
         """The same face in the next frame of a video, looked for where it was; None where it is there no more."""
-        square = ffhq_square(torch.from_numpy(before.points68)[None].double())
-        face = _face(torch.cat([square[0][0], square[1], square[2]]).numpy(), before.score)
-        found = self.analyse(picture, [face])[0]
-        spread = float(np.median(found.sigma478)) * np.sqrt(abs(np.linalg.det(found.matrix[:, :2]))) / self.size
-        moved = np.linalg.norm(found.points478.mean(0) - before.points478.mean(0)) / _side(square)
+        x, y, side, angle = square_of(before.matrix, self.size)
+        found = self.analyse(picture, [_face(np.array([x, y, side, angle]), before.score)])[0]
+        spread = float(np.median(found.sigma478)) / side
+        moved = float(np.linalg.norm(found.points478.mean(0) - before.points478.mean(0))) / side
         return found if spread < _LOST_SPREAD and moved < _LOST_MOVE else None
 
     def detect(self, picture: Picture) -> list[Face]:
@@ -251,9 +250,12 @@ class Analyser:
         return (torch.cat(cut) + level).contiguous(memory_format=torch.channels_last)
 
     def _aligned_by(self, crops: Tensor, matrix: Tensor) -> Tensor:
-        """Matrices of FFHQ's alignment by the landmarks in a first cut."""
+        """Matrices of FFHQ's alignment by the landmarks in a first cut, or that cut's own where they make no sense."""
         points = self.network.landmarks(crops)[:, 68:].double().cpu() * self.size
-        return ffhq_matrices(transform(inverse(matrix), points)[:, list(MEDIAPIPE_68)], self.size)
+        better = ffhq_matrices(transform(inverse(matrix), points)[:, list(MEDIAPIPE_68)], self.size)
+        larger = (better[:, :, :2].det() / matrix[:, :, :2].det()).abs().sqrt()
+        sane = (larger > 1 / _LARGEST_CHANGE) & (larger < _LARGEST_CHANGE)
+        return torch.where(sane[:, None, None], better, matrix)
 
     def _find(self, picture: Picture, longer: int) -> list[Face]:
         height, width = picture.shape[:2]
@@ -308,6 +310,8 @@ class Analyser:
 
 _LOST_SPREAD, _LOST_MOVE = 0.06, 0.35
 """Beyond this uncertainty of landmarks, or this way from one frame to the next, a face is lost; shares of the side."""
+_LARGEST_CHANGE = 2.5
+"""Factor between the first cut and the alignment beyond which the landmarks are not believed."""
 _MARGIN = 2.2
 """Side of FFHQ's square in units of a detector's box."""
 
@@ -453,5 +457,9 @@ def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return shared / max(a[2] ** 2 + b[2] ** 2 - shared, 1e-9)
 
 
-def _side(square: tuple[Tensor, Tensor, Tensor]) -> float:
-    return float(square[1][0])
+def square_of(matrix: NDArray[np.float64], size: int) -> tuple[float, float, float, float]:
+    """Centre x, centre y, side and angle of the square that a (2, 3) matrix brings to size x size pixels."""
+    linear = matrix[:, :2]
+    x, y = np.linalg.solve(linear, size / 2 - matrix[:, 2])
+    side = size / np.sqrt(abs(np.linalg.det(linear)))
+    return float(x), float(y), float(side), float(np.arctan2(linear[0, 1], linear[0, 0]))

@@ -35,11 +35,11 @@ def fill_outside(pictures: Tensor, keep: Tensor) -> Tensor:
     """
     sums, weights = [pictures * keep], [keep]
     while sums[-1].shape[3] > 1:
-        sums.append(F.avg_pool2d(sums[-1], 2))
-        weights.append(F.avg_pool2d(weights[-1], 2))
+        sums.append(F.avg_pool2d(sums[-1], 2, ceil_mode=True))
+        weights.append(F.avg_pool2d(weights[-1], 2, ceil_mode=True))
     filled = sums[-1] / weights[-1].clamp_min(1e-4)
     for total, weight in zip(reversed(sums[:-1]), reversed(weights[:-1]), strict=True):
-        coarse = F.interpolate(filled, scale_factor=2.0, mode="bilinear", align_corners=False)
+        coarse = F.interpolate(filled, size=total.shape[2:], mode="bilinear", align_corners=False)
         share = weight.clamp(0, 1)
         filled = total / weight.clamp_min(1e-4) * share + coarse * (1 - share)
     return filled

@@ -176,8 +176,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
+        means, weights = list(self.average.parameters()), list(self.network.parameters())
+        torch._foreach_lerp_(means, weights, 1 - decay)
         for kept, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
             if kept.is_floating_point():
                 kept.lerp_(buffer, 1 - decay)
