@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from tests import parity
 from tests.preparation.samples import command, finish, models, models_folder, needs_models, rendered, save
 from tests.preparation.test_sources import make_video
 
@@ -31,6 +33,10 @@ from copo.preparation.run import RunConfig, merge, parse_shard, prepare
 from copo.preparation.sources import Source
 from copo.preparation.store import WorkFolder
 from copo.preparation.units import Plan, Unit, UnitResult, result_from_bytes, result_to_bytes
+from copo.vision.bisenet import BiSeNetParser
+from copo.vision.deep3d import Deep3DReconstructor
+from copo.vision.networks.bisenet import BiSeNet
+from copo.vision.networks.deep3d import Deep3DNet
 
 __all__ = ["models", "models_folder"]
 
@@ -161,6 +167,30 @@ def test_method_alignment_and_mat_files(heads: Path, tmp_path: Path, models: Pat
         pitch_yaw = np.pi / 2 + mat["angle"][0, :2] * [-1, 1]  # the published reading, exact for small angles
         assert pitch_yaw == pytest.approx([float(pose.pitch[i]), float(pose.yaw[i])], abs=0.03)
         assert (load_image(tmp_path / "mat" / f"img{i:08d}.png") == dataset.image(i)).all()
+
+
+@parity.needs_parity
+def test_published_parts_give_published_files(
+    heads: Path, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deep3DFaceRecon, a face model in the published format and BiSeNet; only their weights are made up."""
+    torch.manual_seed(0)
+    deep3d = Deep3DReconstructor(Deep3DNet().eval().requires_grad_(False))  # its last layers begin at zero
+    bisenet = BiSeNetParser(BiSeNet().eval().requires_grad_(False))
+    monkeypatch.setattr(Deep3DReconstructor, "load", lambda: deep3d)
+    monkeypatch.setattr(BiSeNetParser, "load", lambda: bisenet)
+    bfm = str(parity.ROOT / "bfm_front_synthetic_a")
+    published = {"reconstructor": "deep3d", "parser": "bisenet", "bfm": bfm, "align": "copo", "mat_files": True}
+    config = PrepareConfig(**{**vars(SMALL), **published})
+    prepare([heads], tmp_path / "set", config, HERE, mat=tmp_path / "mat")
+    dataset = PortraitDataset(tmp_path / "set" / "dataset.zip")
+    assert len(dataset) == 6 and dataset.factors is not None and dataset.factors.spec.expression == 64
+    assert dataset.has_labels and dataset.labels(0).max() <= 18
+    mat = load_coefficients(tmp_path / "mat" / "img00000000.mat")  # the published sizes
+    assert mat["angle"] == pytest.approx(0, abs=0.05) and mat["trans"][0] == pytest.approx([0, -0.1, 0], abs=0.01)
+    for needless in ({"parser": "masks"}, {"align": "copo"}, {"align": "ffhq"}):
+        with pytest.raises(CopoError, match="add --bfm DIR"):
+            PrepareConfig(**{**vars(SMALL), **published, **needless, "bfm": ""})
 
 
 def test_videos(tmp_path: Path, models: Path) -> None:

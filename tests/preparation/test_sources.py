@@ -245,6 +245,31 @@ def test_frames_at_their_times(tmp_path: Path) -> None:
     assert shown(packed, [0.5, 1.5]) == [(0.5, 5), (1.5, 15)]
 
 
+@pytest.mark.parametrize(("degrees", "bright"), [(90, "bottom"), (-90, "top"), (180, "right"), (0, "left")])
+def test_telephone_videos_are_turned_upright(tmp_path: Path, degrees: int, bright: str) -> None:
+    """The left half is bright as stored; turned by 90 degrees counter-clockwise, the left comes to the bottom."""
+    av = pytest.importorskip("av")
+    stored = np.zeros((48, 64, 3), np.uint8)
+    stored[:, :32] = 220
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV cannot write a rotation")
+        stream.set_display_rotation(degrees)
+        for packet in [*stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")), *stream.encode()]:
+            container.mux(packet)
+    source = Source("clip.mp4", str(tmp_path / "clip.mp4"), None, 1)
+    ((_, picture),) = video_frames(source, [0.0])
+    height, width = picture.shape[:2]
+    halves = {
+        "top": picture[: height // 2], "bottom": picture[height // 2 :],
+        "left": picture[:, : width // 2], "right": picture[:, width // 2 :],
+    }  # fmt: skip
+    assert (height, width) == ((64, 48) if degrees % 180 else (48, 64))
+    assert max(halves, key=lambda side: float(halves[side].mean())) == bright and halves[bright].mean() > 150
+
+
 def test_frame_times_and_pieces(tmp_path: Path) -> None:
     config = PrepareConfig(frames_per_second=4.0, chunk_seconds=1.0)
     assert frame_times(1.0, config) == [0.0, 0.25, 0.5, 0.75]

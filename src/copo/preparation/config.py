@@ -77,7 +77,7 @@ class PrepareConfig:
     parser: Parser = "masks"
     """Label maps from masks, the fitted head and a skin model; or from BiSeNet (your file); or none."""
     bfm: str = ""
-    """Folder with your Basel Face Model; needed by deep3d together with parser masks."""
+    """Folder with your Basel Face Model; deep3d needs it for labels from masks, --align copo and --mat."""
     mat_files: Annotated[bool, tyro.conf.Suppress] = False
     """Also make the method's per-image .mat and aligned picture; set by the command where it gets a folder for them."""
     fit_quality: Literal["fast", "high"] = "fast"
@@ -93,10 +93,11 @@ class PrepareConfig:
             raise CopoError(f"--frames-per-second {self.frames_per_second:g}: choose above 0, to 240")
         if not self.chunk_seconds >= 1 or self.max_frames < 0:
             raise CopoError("--chunk-seconds must be at least 1 and --max-frames not negative")
-        if self.reconstructor == "deep3d" and self.parser == "masks" and not self.bfm:
-            raise CopoError(
-                "--reconstructor deep3d: labels from masks need the mesh: add --bfm DIR or --parser bisenet"
-            )
+        if self.reconstructor == "deep3d" and not self.bfm:
+            if self.parser == "masks":
+                raise CopoError("--reconstructor deep3d: labels need the mesh: add --bfm DIR or --parser bisenet")
+            if self.align == "copo" or self.mat_files:
+                raise CopoError("--reconstructor deep3d: the method's alignment needs its mesh: add --bfm DIR")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -25,7 +25,7 @@ from copo.preparation import alignment, quality
 from copo.preparation.config import PrepareConfig
 from copo.preparation.labels import LabelConfig, label_map, skin_model, to_lab
 from copo.preparation.models import Fitted, Models
-from copo.preparation.quality import Measures
+from copo.preparation.quality import Measures, number
 from copo.preparation.sources import Source, read_bytes
 from copo.preparation.units import Accepted, Rejected, Unit, UnitResult
 from copo.preparation.video import video_frames
@@ -354,7 +354,7 @@ class Preparer:
             row |= {"sequence": row.get("sequence", photo.source.name), "time": f"{photo.time or 0:.3f}"}
         row["identity"] = f"{unit.id}/{photo.group}" if self.config.share_identity else f"{unit.id}/{photo.name}"
         row["landmarks"] = "found" if photo.marks is not None else "fitted"
-        return {**row, **measures.to_row(), "photometric_residual": f"{fit.photometric:.4g}"}
+        return {**row, **measures.to_row(), "photometric_residual": number(fit.photometric)}
 
 
 # --- small things -----------------------------------------------------------------------------------------------

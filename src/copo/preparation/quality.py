@@ -59,8 +59,12 @@ class Measures:
 
     def to_row(self) -> dict[str, str]:
         """Columns of a manifest, four digits, empty where not measured."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: "" if math.isnan(value) else f"{value:.4g}" for name, value in values.items()}
+        return {f.name: number(getattr(self, f.name)) for f in fields(self)}
+
+
+def number(value: float) -> str:
+    """Four digits; empty for NaN."""
+    return "" if math.isnan(value) else f"{value:.4g}"
 
 
 def verdict(measures: Measures, config: QualityConfig) -> list[tuple[str, str]]:
