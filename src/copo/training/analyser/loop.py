@@ -176,7 +176,7 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        means, weights = list(self.average.parameters()), list(self.network.parameters())
+        means, weights = tuple(self.average.parameters()), tuple(self.network.parameters())
         torch._foreach_lerp_(means, weights, 1 - decay)
         for kept, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
             if kept.is_floating_point():
