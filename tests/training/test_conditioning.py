@@ -49,11 +49,23 @@ def test_turning_keeps_roll_and_framing_of_a_photographs_camera() -> None:
 
 
 def test_driven_cameras_cover_the_asked_range() -> None:
-    cameras = Camera.from_pitch_yaw(torch.full((500,), math.pi / 2), torch.linspace(1.2, 1.9, 500))
+    cameras = Camera.from_pitch_yaw(torch.full((50,), math.pi / 2), torch.linspace(1.2, 1.9, 50))
     config = DrawConfig(max_yaw=1.0, max_pitch=0.3)
-    pose = pose_of(driven_cameras(cameras, config, torch.Generator().manual_seed(0))) - math.pi / 2
+    drawn = driven_cameras(cameras, 500, config, torch.Generator().manual_seed(0))
+    pose = pose_of(drawn) - math.pi / 2
     assert pose[:, 1].abs().max() <= 1.0 + 1e-4 and pose[:, 0].abs().max() <= 0.3 + 1e-4
     assert pose[:, 1].min() < -0.95 and pose[:, 1].max() > 0.95
+
+
+def test_driven_cameras_are_framed_like_photographs_of_that_pose() -> None:
+    """Fronts are framed closely, profiles from farther off: so are drawn cameras of either side."""
+    front = Camera.from_pitch_yaw(torch.full((20,), 1.5), torch.linspace(1.5, 1.6, 20), radius=1.0)
+    side = Camera.from_pitch_yaw(torch.full((20,), 1.5), torch.linspace(0.5, 0.6, 20), radius=1.3)
+    config = DrawConfig(max_yaw=1.1, max_pitch=0.01)
+    drawn = driven_cameras(Camera.cat([front, side]), 400, config, torch.Generator().manual_seed(0))
+    radius, yaw = drawn.position.norm(dim=1), math.pi / 2 - pose_of(drawn)[:, 1]
+    assert (radius[yaw > 0.75] > 1.2).float().mean() > 0.98
+    assert (radius[yaw < 0.3] < 1.1).float().mean() > 0.98
 
 
 def test_conditioning_pose_is_swapped_half_of_the_time() -> None:

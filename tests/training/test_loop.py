@@ -215,3 +215,13 @@ def test_pairs_take_turns(tmp_path: Path) -> None:
     run = trainer(tmp_path / "run", tiny_config(stages=(stage,)))
     turns = [run.stages[0].pair_kinds(step) for step in range(5)]
     assert turns == [("expression",), ("illumination",), ("identity",), ("pose",), ("expression",)]
+
+
+def test_a_new_discriminator_is_listened_to_little_by_little(tmp_path: Path) -> None:
+    stages = tuple(replace(s, kimg=0.1) for s in tiny_config().stages[:3])
+    run = trainer(tmp_path / "run", tiny_config(stages=stages, adversarial_ramp_kimg=0.05))
+    found = []
+    for images in (0, 200, 225, 250, 300):
+        run.progress.images = images
+        found.append(run._ramp())
+    assert found == pytest.approx([0, 0, 0.5, 1, 1])

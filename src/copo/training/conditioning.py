@@ -89,15 +89,30 @@ def _about_y(angle: Tensor) -> Tensor:
     )
 
 
-def driven_cameras(camera: Camera, config: DrawConfig, generator: torch.Generator) -> Camera:
-    """The cameras of photographs, moved to uniformly random yaw and pitch within the configured limits."""
-    pose = pose_of(camera)
-    uniform = torch.rand(len(camera), 2, generator=generator) * 2 - 1
-    return turn_cameras(
-        camera,
-        uniform[:, 0] * config.max_yaw - (math.pi / 2 - pose[:, 1]),
-        uniform[:, 1] * config.max_pitch - (math.pi / 2 - pose[:, 0]),
-    )
+CANDIDATES = 16
+"""Photographs among which a driven portrait's camera looks for the one that is most like it."""
+
+
+def driven_cameras(cameras: Camera, count: int, config: DrawConfig, generator: torch.Generator) -> Camera:
+    """Cameras at uniformly random yaw and pitch within the configured limits, framed as photographs are.
+
+    How a portrait is framed depends on its pose (a profile is cut out around other points than a front), so each is
+    the camera of a photograph of nearly that pose, turned by the rest.
+
+    Args:
+        cameras: (N) of photographs.
+        count: Number of cameras to draw.
+        config: Limits.
+        generator: Source of randomness, on the CPU.
+    """
+    limits = torch.tensor([config.max_pitch, config.max_yaw])
+    wanted = math.pi / 2 + (torch.rand(count, 2, generator=generator) * 2 - 1) * limits
+    rows = torch.randint(len(cameras), (count, CANDIDATES), generator=generator)
+    poses = pose_of(cameras)
+    nearest = (poses[rows] - wanted[:, None]).abs().sum(-1).argmin(1, keepdim=True)
+    chosen = rows.gather(1, nearest)[:, 0]
+    rest = poses[chosen] - wanted  # smaller angles are farther up and towards +x
+    return turn_cameras(cameras[chosen], rest[:, 1], rest[:, 0])
 
 
 def random_expressions(spec: FactorSpec, count: int, units: int, generator: torch.Generator) -> Tensor:

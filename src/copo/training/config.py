@@ -248,6 +248,8 @@ class DrawConfig:
     """Largest yaw of a driven portrait's camera from the front, radians (ours)."""
     max_pitch: float = math.radians(20)
     """Likewise of its pitch (ours)."""
+    pair_yaw: float = math.radians(30)
+    """Largest yaw of the second camera of a pair (ours): recognisers do not know profiles."""
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,9 @@ class TrainingConfig:
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     draw: DrawConfig = field(default_factory=DrawConfig)
     codes: CodeConfig = field(default_factory=CodeConfig)
+    adversarial_ramp_kimg: float = 0.0
+    """Over so many thousand photographs the generator's adversarial losses grow to their weight, when the discriminator
+    is new (ours: a warm generator must not follow a discriminator that knows nothing yet)."""
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
@@ -420,7 +425,7 @@ def training_preset(name: str) -> TrainingConfig:
     if name == "portrait_256":
         return TrainingConfig(
             PRESETS[name], DISCRIMINATOR_PRESETS[name], portrait_stages(), batch=32, precision="bfloat16",
-            acceleration="compile", condition=ConditionConfig(pose="frontal", swap=0.0),
+            acceleration="compile", condition=ConditionConfig(pose="frontal", swap=0.0), adversarial_ramp_kimg=20.0,
         )  # fmt: skip
     if name == "tiny":
         return TrainingConfig(

@@ -332,10 +332,15 @@ class Trainer:
         seed = _mix(run.seed, self.progress.step, rank, self.progress.rollbacks)
         torch.manual_seed(seed)
         random = torch.Generator().manual_seed(seed + 1)
-        inputs = draw_inputs(
-            batch, stage, self.progress.step, self.sampler, self.ingredients.data.cameras, self.config, random
-        )
+        cameras = self.ingredients.data.cameras
+        inputs = draw_inputs(batch, stage, self.progress.step, self.sampler, cameras, self.config, random, self._ramp())
         return {name: value.to(self.processes.device, non_blocking=True) for name, value in inputs.items()}
+
+    def _ramp(self) -> float:
+        """How much the generator listens to the discriminator, 0 to 1."""
+        length = self.config.adversarial_ramp_kimg
+        start = next((s.start for s in self.stages if s.adversarial is not None), 0.0)
+        return min(max((self.progress.kimg - start) / length, 0.0), 1.0) if length else 1.0
 
     def _finish(self, name: str, rate: float) -> None:
         """Exchange gradients, bound them, and move the weights unless a gradient is not finite."""

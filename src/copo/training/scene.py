@@ -169,6 +169,7 @@ class Scene:
         pairs: Contrastive pairs.
         painter: Draws more.
         judged: What the discriminator says of `reconstructed`, `natural` and `driven`, in this order, or None.
+        ramp: Scalar factor on the generator's adversarial losses.
     """
 
     photographs: Photographs
@@ -181,6 +182,7 @@ class Scene:
     pairs: tuple[Pair, ...]
     painter: Painter
     judged: DiscriminatorOutput | None
+    ramp: Tensor
 
     def densities(self, count: int, distance: float) -> tuple[Tensor, Tensor]:
         """Densities (B, count) at random points of the box of the imitated portraits, and at neighbours of these.

@@ -132,7 +132,7 @@ class Adversarial:
         pose = torch.cat([p.pose for p in portraits])[:plain]
         z = torch.cat([p.z for p in portraits])[:plain].detach()
         some = plain > 0
-        return weighted(
+        terms = weighted(
             [
                 ("gan", w.gan if some else 0.0, lambda: losses.generator_loss(said.score[:plain])),
                 ("driven_gan", w.driven_gan if len(scene.driven) else 0.0,
@@ -141,6 +141,7 @@ class Adversarial:
                 ("latent", w.latent if some else 0.0, lambda: (said.latent[:plain] - z).square().mean()),
             ]
         )  # fmt: skip
+        return {name: scene.ramp * value for name, value in terms.items()}
 
     def discriminator(
         self, real: DiscriminatorOutput, generated: DiscriminatorOutput, real_pose: Tensor, pose: Tensor, z: Tensor

@@ -7,7 +7,7 @@ noise pictures, augmentation, code noise) follows from the device's seed, which 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,6 +82,7 @@ def draw_inputs(
     cameras: Camera,
     config: TrainingConfig,
     generator: torch.Generator,
+    ramp: float = 1.0,
 ) -> Tensors:
     """Everything a step reads, on the CPU.
 
@@ -93,6 +94,7 @@ def draw_inputs(
         cameras: (N) of the photographs, to draw from.
         config: Of the training.
         generator: Source of randomness, on the CPU.
+        ramp: Factor on what the discriminator tells the generator.
 
     Returns:
         Tensors by name; every camera is two of them.
@@ -107,7 +109,7 @@ def draw_inputs(
     base = torch.arange(counts.photographs, counts.photographs + counts.driven) % len(batch.index)
     photo_camera = batch.camera[photos]
     natural_camera = some(counts.natural)
-    driven_camera = driven_cameras(batch.camera[base], config.draw, generator)
+    driven_camera = driven_cameras(cameras, counts.driven, config.draw, generator)
     camera = Camera.cat([photo_camera, natural_camera, driven_camera])
     out: Tensors = {
         "pictures": batch.pictures,
@@ -128,6 +130,7 @@ def draw_inputs(
         "view_cam2world": camera.cam2world,
         "view_intrinsics": camera.intrinsics,
         "condition": conditioning_pose(camera, config.condition, generator),
+        "ramp": torch.tensor(ramp),
     }
     if batch.labels is not None:
         out["labels"] = batch.labels
@@ -136,7 +139,8 @@ def draw_inputs(
         original = out["coefficients"][first:]
         for kind in stage.pair_kinds(step):
             if kind == "pose":
-                other = driven_cameras(camera[slice(first, None)], config.draw, generator)
+                limits = replace(config.draw, max_yaw=config.draw.pair_yaw)
+                other = driven_cameras(cameras, counts.pairs, limits, generator)
                 out["pair_cam2world"], out["pair_intrinsics"] = other.cam2world, other.intrinsics
                 continue
             changed = original.clone()
@@ -223,6 +227,7 @@ class GeneratorStep:
             pairs=self._pairs(everyone.part(slice(len(z) - count.pairs, None)), kinds, inputs) if count.pairs else (),
             painter=self.painter,
             judged=judged,
+            ramp=inputs["ramp"],
         )
         return scene, planes.ws
 
