@@ -77,10 +77,13 @@ class Graph:
         function: Takes tensors, returns a tuple of tensors (or None); the same work on every call, without
             looking at values.
         pool: Handle of a memory pool, shared by graphs that never run at the same time.
+        tune: Choose convolution algorithms by trial. Without, cuDNN's rules choose, in every process alike.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor | None, ...]], pool: Any = None) -> None:
-        self.function, self.pool = function, pool
+    def __init__(
+        self, function: Callable[..., tuple[Tensor | None, ...]], pool: Any = None, tune: bool = False
+    ) -> None:
+        self.function, self.pool, self.tune = function, pool, tune
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[Tensor] = []
         self.outputs: tuple[Tensor | None, ...] = ()
@@ -109,8 +112,8 @@ class Graph:
         graph = torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side), torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
-            for _ in range(2):  # compiles kernels, lets cuDNN choose its algorithms
+        with torch.cuda.stream(side), torch.backends.cudnn.flags(enabled=True, benchmark=self.tune, allow_tf32=True):
+            for _ in range(2):  # compiles kernels, chooses algorithms
                 self.function(*self.inputs)
             torch.cuda.synchronize()
             with torch.cuda.graph(graph, pool=self.pool, stream=side, capture_error_mode="thread_local"):
@@ -137,7 +140,7 @@ class GraphedStep:
 
     def __init__(self, loss: Callable[..., Tensor], parameters: Sequence[Tensor]) -> None:
         self.loss, self.parameters = loss, list(parameters)
-        self._graph = Graph(self._step)
+        self._graph = Graph(self._step, tune=True)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Run on these inputs, which have the shapes of the first call -> the loss."""
