@@ -225,3 +225,13 @@ def test_a_new_discriminator_is_listened_to_little_by_little(tmp_path: Path) -> 
         run.progress.images = images
         found.append(run._ramp())
     assert found == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line_and_the_checkpoint_stays(tmp_path: Path) -> None:
+    trainer(tmp_path / "run").run(max_minutes=0)
+    (tmp_path / "run" / "training_stats.jsonl").symlink_to("/dev/full")
+    with pytest.raises(CopoError, match="No space left on device; free the space, the same command goes on"):
+        trainer(tmp_path / "run").run()
+    (tmp_path / "run" / "training_stats.jsonl").unlink()
+    assert trainer(tmp_path / "run").run().steps == 10

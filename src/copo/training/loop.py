@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,15 @@ class Trainer:
         Raises:
             CopoError: It diverged too often, the disk is full, or the data are broken.
         """
+        try:
+            return self._run(max_minutes)
+        except OSError as error:
+            reason = (error.strerror or str(error)).splitlines()[0]
+            raise CopoError(
+                f"run folder {self.out}: {reason}; free the space, the same command goes on from the last checkpoint"
+            ) from error
+
+    def _run(self, max_minutes: float) -> Outcome:
         began = time.monotonic()
         if self.processes.main:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -256,7 +265,8 @@ class Trainer:
                 self.save()
         finally:
             stream.close()
-            log.close()
+            with suppress(OSError):
+                log.close()
         worked += time.monotonic() - tick_start if self.progress.images > tick_images else 0.0
         shown = max(self.progress.images - images_before, 0)
         seconds = time.monotonic() - began
