@@ -84,11 +84,23 @@ def test_hair_wins_over_the_forehead_but_not_over_the_eyes() -> None:
     fringe = scene.hair.copy()
     brow_line = int(scene.points[36:48, 1].mean())
     fringe[: brow_line + 1][scene.truth[: brow_line + 1] > 0] = 1
+    scene.picture[(fringe > 0) & np.isin(scene.truth, (SKIN, 10))] = (48, 32, 26)
     found = scene.labels(hair=fringe)
     forehead = (scene.truth == SKIN) & (np.arange(SIZE)[:, None] < brow_line - 6)
     assert (found[forehead] == HAIR).mean() > 0.97
     eyes = np.isin(scene.truth, (2, 3, 4, 5))
     assert (found[eyes] == scene.truth[eyes]).mean() > 0.97
+
+
+def test_a_hair_mask_that_takes_skin_for_hair_is_not_believed() -> None:
+    """Half of the face, and a bald head: what has the colour of skin stays skin."""
+    scene = Scene(3)
+    wrong = scene.hair.copy()
+    wrong[:, : SIZE // 2][scene.truth[:, : SIZE // 2] > 0] = 1
+    face = np.isin(scene.truth, (SKIN, 10))
+    assert np.isin(scene.labels(hair=wrong)[face], (SKIN, 10)).mean() > 0.97
+    scene.picture[scene.truth == HAIR] = np.median(scene.picture[face], axis=0)
+    assert np.isin(scene.labels(hair=wrong)[face], (SKIN, 10)).mean() > 0.97
 
 
 def test_hat_and_fringe_of_hair() -> None:

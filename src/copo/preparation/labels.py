@@ -1,14 +1,14 @@
 """19-class label maps without a face parser: hair and person masks, the fitted head, and a model of this face's skin.
 
-Who decides, from the strongest: outside of the person is background; the hair mask wins over the head's skin, but not
-over its eyes, brows and mouth; the fitted head labels the face; what is left of the person is skin, ear or neck where
-it looks like this face's skin and touches it, else a hat above the brows, else cloth. Specks join what is around them.
-Glasses and jewellery are not found.
+Who decides, from the strongest: outside of the person is background; eyes, brows and mouth are the fitted head's; the
+hair mask wins over the head's skin where the colour is that of this person's hair; the fitted head labels the face;
+what is left of the person is skin, ear or neck where it looks like this face's skin and touches it, else a hat above
+the brows, else cloth. Specks join what is around them. Glasses and jewellery are not found.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,10 @@ class LabelConfig:
     """Probability from which a pixel is the person."""
     skin_distance: float = 3.0
     """Robust standard deviations within which a colour is this face's skin."""
+    hair_distance: float = 2.2
+    """Robust standard deviations from this face's skin from which a colour beside the face may be hair."""
+    bald: float = 0.3
+    """Share of the hair mask beside the face that must have such a colour; below, the head is bald."""
     darkness: float = 2.0
     """Extra tolerance towards darker skin (the shadow of the chin), as a factor on the brightness."""
     ear: float = 0.03
@@ -62,11 +66,13 @@ class SkinModel:
         mean: (3,) median.
         inverse: (3, 3) inverse covariance.
         darkness: Factor by which colours darker than the mean are brought nearer.
+        log_volume: Half the logarithm of the covariance's determinant.
     """
 
     mean: NDArray[np.float64]
     inverse: NDArray[np.float64]
     darkness: float
+    log_volume: float
 
     def distance(self, lab: NDArray[np.floating]) -> NDArray[np.float64]:
         """(..., 3) CIELAB colours -> (...) distances in robust standard deviations."""
@@ -75,7 +81,9 @@ class SkinModel:
         return np.sqrt(np.einsum("...i,ij,...j->...", offset, self.inverse, offset).clip(0))
 
 
-def skin_model(lab: NDArray[np.floating], seed: Mask, config: LabelConfig | None = None) -> SkinModel | None:
+def skin_model(
+    lab: NDArray[np.floating], seed: Mask, config: LabelConfig | None = None, darkness: float | None = None
+) -> SkinModel | None:
     """Learn a face's skin colours from the pixels that the fitted head calls skin.
 
     The covariance is that of the half of the pixels nearest to the median, scaled to the whole (a one-step minimum
@@ -85,6 +93,7 @@ def skin_model(lab: NDArray[np.floating], seed: Mask, config: LabelConfig | None
         lab: (S, S, 3) CIELAB.
         seed: (S, S) skin of the fitted head without hair.
         config: Thresholds.
+        darkness: Instead of the configuration's.
 
     Returns:
         None where there are too few pixels.
@@ -101,8 +110,9 @@ def skin_model(lab: NDArray[np.floating], seed: Mask, config: LabelConfig | None
         spread = np.cov((near - mean).T) * 1.8
     else:
         spread = np.diag(scale**2)
-    inverse = np.linalg.inv(spread + np.diag([36.0, 4.0, 6.0])).astype(np.float64)
-    return SkinModel(mean, inverse, config.darkness)
+    covariance = spread + np.diag([36.0, 4.0, 6.0])
+    inverse, log_volume = np.linalg.inv(covariance).astype(np.float64), 0.5 * float(np.linalg.slogdet(covariance)[1])
+    return SkinModel(mean, inverse, config.darkness if darkness is None else darkness, log_volume)
 
 
 def to_lab(picture: Picture) -> NDArray[np.float32]:
@@ -137,8 +147,7 @@ def label_map(
     size = mesh.shape[0]
     features, face = np.isin(mesh, FEATURES), np.isin(mesh, (SKIN, NOSE))
     area = float(face.sum())
-    is_hair, is_person = hair >= config.hair, person >= config.person
-    is_hair &= ~_small(is_hair, config.speck * area, None)
+    is_hair, is_person = _believed(lab, hair >= config.hair, face, skin, config), person >= config.person
     is_person = is_person | is_hair | features | (face & ndimage.binary_erosion(face, iterations=max(size // 64, 1)))
     chin = float(points68[8, 1])
     brows = float(points68[17:27, 1].min())
@@ -169,6 +178,30 @@ def label_map(
     specks |= (out == CLOTH) & _hanging(out == CLOTH, rows > chin)
     out = _absorbed(out, specks, np.isin(out, (SKIN, NECK, HAIR, HAT, CLOTH, NOSE)) & ~specks)
     return _majority(out, features, max(round(config.smooth * size), 1))
+
+
+def _believed(lab: NDArray[np.floating], hair: Mask, face: Mask, skin: SkinModel | None, config: LabelConfig) -> Mask:
+    """What of a hair mask is hair. Hair masks take stubble, shadows and bald heads for hair, most of all in profiles.
+
+    On the fitted head's face a pixel must look more like this person's hair than like this person's skin; the hair's
+    colours are those of the mask beside the face, as far as they are not skin's. Where none are left, the head is bald
+    and nothing on the face is hair.
+    """
+    size, area = len(hair), float(face.sum())
+    believed = hair.copy()
+    if skin is not None:
+        from_skin = replace(skin, darkness=1.0).distance(lab)
+        beside = hair & ~face
+        unlike = beside & (from_skin > config.hair_distance)
+        bald = unlike.sum() < config.bald * beside.sum()
+        model = None if bald else skin_model(lab, unlike, config, darkness=1.0)
+        if model is None:
+            believed &= ~face
+        else:
+            excess = 0.5 * (from_skin**2 - model.distance(lab) ** 2) + skin.log_volume - model.log_volume
+            vote = ndimage.gaussian_filter(excess.clip(-4, 4), max(size / 100, 0.7))
+            believed &= ~face | (vote > 0)
+    return believed & ~_small(believed, config.speck * area, None)
 
 
 def _touching(mask: Mask, core: Mask) -> Mask:

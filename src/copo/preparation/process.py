@@ -23,7 +23,7 @@ from copo.formats.pictures import load_image
 from copo.head.renderer import RasterConfig, render_mesh
 from copo.preparation import alignment, quality
 from copo.preparation.config import PrepareConfig
-from copo.preparation.labels import LabelConfig, label_map, skin_model, to_lab
+from copo.preparation.labels import HAIR, LabelConfig, label_map, skin_model, to_lab
 from copo.preparation.models import Fitted, Models
 from copo.preparation.quality import Measures, number
 from copo.preparation.sources import Source, read_bytes
@@ -248,8 +248,11 @@ class Preparer:
         if measures.outside > 0.75 or measures.enlargement > 64:
             raise CopoError("the face lies outside of the photograph, or is a few pixels large")
         picture = alignment.warp(photo.picture, matrix, size)
+        masks = self.models.masks(picture)
         placed = alignment.apply(matrix, points68)
         inside = quality.face_mask(placed, size)
+        if masks is not None:
+            inside &= masks.person >= self.labels.person
         chroma, exposure, clipped = quality.colours(picture, inside)
         measures = replace(
             measures,
@@ -258,7 +261,6 @@ class Preparer:
             exposure=exposure,
             clipped=clipped,
         )
-        masks = self.models.masks(picture)
         marks = photo.marks
         dense = marks.points if marks is not None and len(marks.points) == 478 else None
         return Aligned(
@@ -343,7 +345,7 @@ class Preparer:
         labels = label_map(lab, aligned.hair, aligned.person, mesh, aligned.points68, skin, self.labels)
         unlike = np.zeros_like(hair) if skin is None else skin.distance(lab) > quality.UNLIKE_SKIN
         inside = np.where(quality.face_mask(aligned.points68, size), mesh, 0)
-        return labels, quality.occlusion(inside, hair, unlike, float(aligned.points68[17:27, 1].mean()))
+        return labels, quality.occlusion(inside, labels == HAIR, unlike, float(aligned.points68[17:27, 1].mean()))
 
     def _row(self, unit: Unit, photo: Photo, measures: Measures, fit: Fitted) -> dict[str, str]:
         """The manifest's row."""
