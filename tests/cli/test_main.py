@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
-import typing
 
 import pytest
 
@@ -26,13 +24,11 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = importlib.import_module(f"copo.cli.{name}").Command
-    for part in typing.get_args(command) or (command,):  # a command, or several behind one name
-        assert "Example" in (part.__doc__ or typing.get_args(part)[0].__doc__)
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code in (0, None)
-    assert f"copo {name}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"copo {name}" in text and "Example: " in text
 
 
 @pytest.mark.parametrize(

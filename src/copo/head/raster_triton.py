@@ -63,7 +63,8 @@ def _draw_kernel(  # type: ignore[no-untyped-def]
             inside &= (sign == 0) | (front == (sign < 0))
             inside &= (area != 0) & (depth >= near) & (depth <= far) & (offset < total)
             key = (depth.to(tl.int32, bitcast=True).to(tl.int64) << 32) | face
-            tl.atomic_min(target + row * width + column, key, mask=inside, sem="relaxed")
+            # "!= 0": the interpreter of Triton 3.9 makes integers of conditions that mix scalars and blocks
+            tl.atomic_min(target + row * width + column, key, mask=inside != 0, sem="relaxed")
             start += BLOCK
 
 

@@ -71,7 +71,8 @@ def demodulate(
     s = tl.load(styles + image * n_styles + first + i, mask=used, other=0.0)
     scale = tl.rsqrt(tl.sum(s * s, axis=0) / n_inputs + EPSILON) * tl.rsqrt(9.0 * n_inputs)
     s *= scale
-    tl.store(scaled + image * n_styles + first + i, s, mask=used & (tl.load(entry + 4) == 1))
+    scales = (used & (tl.load(entry + 4) == 1)) != 0  # "!= 0": see copo.head.raster_triton
+    tl.store(scaled + image * n_styles + first + i, s, mask=scales)
     rows = tl.arange(0, ROWS)
     at = energy + tl.load(entry + 2) + rows[:, None] * n_inputs + i[None, :]
     total = tl.sum(tl.load(at, mask=used[None, :], other=0.0) * (s * s)[None, :], axis=1)
@@ -169,7 +170,7 @@ def finish(
             x += upsampled(residual + (first // 4) * C, row, column, width, c, C, EDGE)
         if OUT:
             scaled = x * tl.load(style + image * stride_s + c)[None, :]
-            tl.store(out + at, scaled.to(out.dtype.element_ty), mask=(part == 0) & (c < C)[None, :])
+            tl.store(out + at, scaled.to(out.dtype.element_ty), mask=((part == 0) & (c < C)[None, :]) != 0)
         if STYLED:
             x *= tl.load(picture_style + image * stride_s + c)[None, :]
         tile = tl.load(weight + c[:, None] * n_columns + columns[None, :])
