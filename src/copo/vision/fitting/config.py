@@ -56,7 +56,7 @@ class AppearanceConfig:
     independence: float = 0.05
     """Vertices that count as independent measurements, as a share."""
     robust: float = 1.0
-    """Residual, in sigmas, at which a vertex has half its weight: beards, glasses, hair, high lights."""
+    """Residual, in sigmas, at which a vertex keeps a quarter of its weight: beards, glasses, hair, high lights."""
     albedo_sigma: float = 1.0
     """Standard deviation of the albedo coefficients; the head model's own is 1."""
     exposure: float = 0.85

@@ -31,6 +31,9 @@ VIEW_YAW: dict[str, float] = {
 _ROWS = 96  # points of the outline
 _EDGE = 0.5  # person probability at the outline
 _HUBER = 3.0  # sigmas
+_FAR, _SHOWN = 0.03, 0.6  # share of the face's height at which a point counts as off; share of points to be seen
+_STILL = 1e-4  # radians and metres below which the pose has settled
+_NUDGE = 1e-6  # step of the numerical derivative, radians and metres
 _MIDDLE = 0.03  # metres from the plane of symmetry within which a profile has its outline
 
 
@@ -219,20 +222,18 @@ def _search(
         place = _project(face, trial, focal, centre, config)
         line = place[_silhouette(place)]
         span = line[:, 1].max() - line[:, 1].min()
-        step = float(outline.rows[1] - outline.rows[0])
-        for top in torch.arange(float(rows[0]) - 0.4 * float(span), float(rows[-1]) - 0.6 * float(span), step):
-            down = float(top) - float(line[:, 1].min())
-            edge, _, known = _lookup(outline, line[:, 1] + down)
-            if int(known.sum()) < 0.6 * len(line):
-                continue
-            gap = (edge - line[:, 0])[known]
-            across = gap.median()
-            size = (gap - across).abs() / float(span)
-            cost = float(torch.where(size < 0.03, size, 0.03).mean()) + 0.03 * float((~known).double().mean())
-            if cost < best:
-                best = cost
-                state = trial.clone()
-                state[3], state[4] = across / focal * depth, down / focal * depth
+        step = float(span) / _ROWS
+        top = torch.arange(float(rows[0]) - 0.4 * float(span), float(rows[-1]) - 0.6 * float(span), step).double()
+        down = top - line[:, 1].min()
+        edge, _, known = _lookup(outline, line[:, 1] + down[:, None])  # (places, points)
+        gap = torch.where(known, edge - line[:, 0], math.nan)
+        across = gap.nanmedian(dim=1, keepdim=True).values
+        size = ((gap - across).abs() / span).clamp_max(_FAR).nan_to_num(_FAR)  # what the mask does not show is far off
+        cost = torch.where(known.double().mean(1) < _SHOWN, math.inf, size.mean(1))
+        if len(cost) and float(cost.min()) < best:
+            best, at = float(cost.min()), int(cost.argmin())
+            state = trial.clone()
+            state[3], state[4] = across[at, 0] / focal * depth, down[at] / focal * depth
     if not math.isfinite(best):
         raise CopoError("a profile's person mask shows too little of the face; leave the photograph out")
     return state
@@ -259,11 +260,17 @@ def _refine(
         points, slope = face[line][known], slope[known]
         steep = (1 + slope.square()).rsqrt()
         error = (place[line, 0] - edge)[known] * steep
-        jacobian = torch.func.jacfwd(lambda s, p=points: _project(p, s, focal, centre, config))(state)  # (K, 2, 6)
+        steps = [state + _NUDGE * axis for axis in torch.eye(6, dtype=state.dtype)]
+        here = _project(points, state, focal, centre, config)
+        moved = [(_project(points, nudged, focal, centre, config) - here) / _NUDGE for nudged in steps]
+        jacobian = torch.stack(moved, dim=2)  # (K, 2, 6)
         rows = (jacobian[:, 0] - slope[:, None] * jacobian[:, 1]) * steep[:, None] / noise
         weight = (_HUBER * noise / error.abs().clamp_min(1e-9)).clamp_max(1) * config.independence
         matrix = (rows * weight[:, None]).T @ rows + torch.diag(precision)
         right = (rows * weight[:, None]).T @ (error / noise) + precision * (state - expected)
-        state = state - torch.linalg.solve(matrix, right)
+        step = torch.linalg.solve(matrix, right)
+        state = state - step
         distance = float(error.abs().mean())
+        if float(step.abs().max()) < _STILL:
+            break
     return state, distance
