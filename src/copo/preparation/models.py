@@ -50,7 +50,7 @@ class Fitted:
         factors: A batch of one.
         photo_camera: The camera of the whole photograph.
         aligned_camera: The camera of the first alignment, where the fit was made there; else None.
-        residual: Landmarks, percent of the distance between the eyes; NaN where not measured.
+        residual: Landmarks or outline, percent of the distance between the eyes; NaN where not measured.
         photometric: Root mean square colour difference, 0 to 1; NaN where not measured.
     """
 

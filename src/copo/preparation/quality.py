@@ -40,7 +40,8 @@ class Measures:
         yaw: Degrees, positive: the camera is at the right of the frontal picture.
         pitch: Degrees, positive: the camera is above.
         roll: Degrees, positive: the camera is turned clockwise.
-        residual: Root mean square of the fit's landmark distances, percent of the distance between the eyes.
+        residual: Of the fit: mean distance of its landmarks (of a profile: its outline), percent of the distance between
+            the eyes' outer corners.
     """
 
     face: float = math.nan
