@@ -39,9 +39,9 @@ class Measures:
         occlusion: Share of the face below the brows that is hair or does not look like skin.
         yaw: Degrees, positive: the camera is at the right of the frontal picture.
         pitch: Degrees, positive: the camera is above.
-        roll: Degrees, positive: the camera is turned clockwise.
-        residual: Of the fit: mean distance of its landmarks (of a profile: its outline), percent of the distance between
-            the eyes' outer corners.
+        roll: Degrees, positive: the camera's right side points up.
+        residual: Of the fit: mean distance of its landmarks (of a profile: its outline), percent of the distance
+            between the eyes' outer corners.
     """
 
     face: float = math.nan
