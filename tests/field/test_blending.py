@@ -13,9 +13,11 @@ from torch import Tensor
 from copo.camera import Camera
 from copo.errors import CopoError
 from copo.field.blending import BLEND_MODES, Blend
+from copo.field.composite import RayOutput
 from copo.field.planes import sample_planes
 from copo.field.rays import camera_rays
-from copo.field.render import RayOutput, SamplingConfig, render_rays, render_static
+from copo.field.render import render_rays, render_static
+from copo.field.sampling import SamplingConfig
 
 SAMPLING = SamplingConfig(coarse=24, fine=24, opaque_end=False, chunk=100)
 EVERYTHING = frozenset(range(19))

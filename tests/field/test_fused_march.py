@@ -15,12 +15,12 @@ from copo.camera import Camera
 from copo.config import PRESETS, GeneratorConfig
 from copo.errors import CopoError
 from copo.field.blending import Blend
-from copo.field.composite import OPAQUE_STEP, composite_weights, step_lengths
+from copo.field.composite import OPAQUE_STEP, RayOutput, composite_weights, step_lengths
 from copo.field.fused import backend_for
 from copo.field.fused.march import Scene, jitter_numbers, pack, place, render_rays_fused, texels
 from copo.field.rays import camera_rays
-from copo.field.render import RayOutput, SamplingConfig, render_rays
-from copo.field.sampling import uniform_depths
+from copo.field.render import render_rays
+from copo.field.sampling import SamplingConfig, uniform_depths
 from copo.networks.decoder import Decoder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

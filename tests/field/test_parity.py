@@ -10,7 +10,7 @@ from copo.camera import Camera
 from copo.field.blending import BLEND_MODES, Blend
 from copo.field.planes import sample_planes
 from copo.field.portrait_field import PortraitField, PortraitPlanes, Reference
-from copo.field.render import SamplingConfig
+from copo.field.sampling import SamplingConfig
 from copo.networks.build import load_official_generator
 
 

@@ -14,8 +14,8 @@ from copo.camera import Camera
 from copo.config import PRESETS
 from copo.errors import CopoError
 from copo.field.blending import Blend
+from copo.field.composite import RayOutput
 from copo.field.portrait_field import PortraitField, PortraitPlanes, Reference, add_background, sampling_of
-from copo.field.render import RayOutput
 from copo.networks.generator import Generator
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from copo.camera import Camera
 from copo.config import GeneratorConfig
 from copo.errors import CopoError
+from copo.field.composite import RayOutput
 from copo.field.planes import sample_planes
 from copo.field.rays import Rays, camera_rays
-from copo.field.render import RayOutput, SamplingConfig, render_rays
-from copo.field.sampling import importance_depths
+from copo.field.render import render_rays
+from copo.field.sampling import SamplingConfig, importance_depths
 from copo.networks.decoder import Decoder
 
 SAMPLING = SamplingConfig(coarse=48, fine=48, opaque_end=False)

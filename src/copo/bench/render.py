@@ -22,7 +22,8 @@ from copo.field.blending import Blend
 from copo.field.graphs import Graph, GraphedPortraitField, GraphedStep, fast_field
 from copo.field.portrait_field import PortraitField, Reference, add_background, sampling_of
 from copo.field.rays import camera_rays
-from copo.field.render import SamplingConfig, render_rays
+from copo.field.render import render_rays
+from copo.field.sampling import SamplingConfig
 from copo.networks.generator import Generator
 
 RELEASE, EG3D = "CoPo release", "EG3D"

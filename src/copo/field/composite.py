@@ -1,12 +1,35 @@
-"""Volume rendering along a ray: from densities to weights."""
+"""Volume rendering along a ray: from densities to weights, and what comes of them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 OPAQUE_STEP = 1e10
 """Length of the last step of a ray that must end in matter (published program), metres."""
+
+
+@dataclass(frozen=True)
+class RayOutput:
+    """What a batch of rays saw.
+
+    Attributes:
+        features: (B, R, F) composited features; the first three are colours, nominally in [0, 1].
+        depth: (B, R) mean distance along the ray, metres; light that passes counts as seen at the far end.
+        alpha: (B, R) opacity in [0, 1].
+        classes: (B, R, K) composited class probabilities, whose sum is alpha.
+        normals: (B, R, 3) unit vectors in the world, pointing out of the matter, or None where not asked for.
+        static_share: (B, R) the smallest share that the static field has in any sample; None without one.
+    """
+
+    features: Tensor
+    depth: Tensor
+    alpha: Tensor
+    classes: Tensor
+    normals: Tensor | None = None
+    static_share: Tensor | None = None
 
 
 def step_lengths(depths: Tensor, last: float | Tensor = OPAQUE_STEP) -> Tensor:

@@ -30,7 +30,7 @@ from copo.field.portrait_field import (
     check_latent,
 )
 from copo.field.rays import camera_rays
-from copo.field.render import SamplingConfig
+from copo.field.sampling import SamplingConfig
 from copo.networks.generator import Generator
 from copo.networks.layers import NoiseMode
 

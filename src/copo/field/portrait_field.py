@@ -14,9 +14,11 @@ from copo.camera import Camera
 from copo.config import GeneratorConfig
 from copo.errors import CopoError
 from copo.field.blending import BACKGROUND, Blend
+from copo.field.composite import RayOutput
 from copo.field.fused import Backend, backend_for
 from copo.field.rays import Rays, camera_rays, picture_size
-from copo.field.render import RayOutput, SamplingConfig, render_rays, render_static, reuses_static
+from copo.field.render import render_rays, render_static, reuses_static
+from copo.field.sampling import SamplingConfig
 from copo.networks.generator import Generator
 from copo.networks.layers import NoiseMode
 

@@ -2,95 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from copo.errors import CopoError
 from copo.field.blending import Blend, BlendedField, StaticField
-from copo.field.composite import OPAQUE_STEP, composite_weights, merged_weights, step_lengths
+from copo.field.composite import OPAQUE_STEP, RayOutput, composite_weights, merged_weights, step_lengths
 from copo.field.fused import Backend, backend_for
 from copo.field.rays import Rays
-from copo.field.sampling import importance_depths, uniform_depths
+from copo.field.sampling import SamplingConfig, importance_depths, uniform_depths
 from copo.field.volume import Field, Heads, Probe, TriPlaneField
 from copo.networks.decoder import Decoder
-
-FAST_CUTOFF = 1e-3
-"""Share of the light below which fast sampling leaves out the rest of a ray: a quarter of a step of 8-bit colour."""
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """Where rays are sampled and how they end.
-
-    Attributes:
-        near: Distance of the first sample from a camera that stands `distance` away from the origin, metres (paper).
-        far: Distance of the last sample from such a camera, metres (paper; 1.15 for its videos).
-        distance: Distance that `near` and `far` belong to; they move along with a camera that stands elsewhere.
-        coarse: Uniform samples of each ray, at least 3 (paper: 48; 96 for its videos).
-        fine: Importance samples of each ray; 0 for none (paper: 48; 96 for its videos).
-        cutoff: Samples that less than this share of the light reaches may be left out; 0 for none (paper). The fused
-            kernels make use of it, the plain renderer does not need to.
-        jitter: Random sample positions (training); without, the same camera always gives the same picture.
-        opaque_end: Whether the last sample is as thick as a wall, so that every ray ends in matter (paper). Without,
-            light passes and a background can show.
-        outside: What lies outside the planes' cube: the "border" values of the planes (paper) or "nothing".
-        chunk: Rays that are marched together when no gradient is needed; bounds the memory.
-    """
-
-    near: float = 0.88
-    far: float = 1.12
-    distance: float = 1.0
-    coarse: int = 48
-    fine: int = 48
-    cutoff: float = 0.0
-    jitter: bool = False
-    opaque_end: bool = True
-    outside: Literal["border", "nothing"] = "border"
-    chunk: int = 1024
-
-    def __post_init__(self) -> None:
-        if not 0 < self.near < self.far:
-            raise CopoError(f"sampling: near {self.near:g} and far {self.far:g} must satisfy 0 < near < far")
-        if self.coarse < 3 or self.fine < 0:
-            raise CopoError(f"sampling: {self.coarse} coarse and {self.fine} fine samples: give at least 3 and 0")
-        if not 0 <= self.cutoff < 1:
-            raise CopoError(f"sampling: cutoff {self.cutoff:g} is not a share of light: give 0 or more, below 1")
-        if self.chunk < 1:
-            raise CopoError(f"sampling: chunk of {self.chunk} rays: give at least 1")
-
-    def fast(self) -> SamplingConfig:
-        """Half the importance samples, and rays that end where nothing is left to see; docs/field.md says how close
-        its pictures are."""
-        return replace(self, fine=self.fine // 2, cutoff=FAST_CUTOFF)
-
-    def depth_range(self, rays: Rays) -> tuple[Tensor, Tensor]:
-        """(B, R) first and last depth of each ray, metres."""
-        shift = rays.origins.norm(dim=-1) - self.distance
-        return shift + self.near, shift + self.far
-
-
-@dataclass(frozen=True)
-class RayOutput:
-    """What a batch of rays saw.
-
-    Attributes:
-        features: (B, R, F) composited features; the first three are colours, nominally in [0, 1].
-        depth: (B, R) mean distance along the ray, metres; light that passes counts as seen at the far end.
-        alpha: (B, R) opacity in [0, 1].
-        classes: (B, R, K) composited class probabilities, whose sum is alpha.
-        normals: (B, R, 3) unit vectors in the world, pointing out of the matter, or None where not asked for.
-        static_share: (B, R) the smallest share that the static field has in any sample; None without one.
-    """
-
-    features: Tensor
-    depth: Tensor
-    alpha: Tensor
-    classes: Tensor
-    normals: Tensor | None = None
-    static_share: Tensor | None = None
 
 
 def render_rays(

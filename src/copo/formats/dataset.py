@@ -4,7 +4,7 @@
 |---|---|
 | `dataset.json` | EG3D's `{"labels": [[name, [25 numbers]], ...]}`, and the scene's scale |
 | `00000/img00000000.png` | aligned portraits, all of one size, PNG or JPEG |
-| `labels/00000/img00000000.seg` | 19-class label maps: one-channel PNG, named so that no loader takes it for a portrait |
+| `labels/00000/img00000000.seg` | 19-class label maps: one-channel PNG, which no loader takes for a portrait |
 | `factors.safetensors` | coefficients and cameras: a factor file (`copo.formats.factor_files`), a row each |
 | `landmarks.safetensors` | `points478`, `points68` (N, ., 2) in pixels of the aligned portrait, NaN where unknown |
 | `manifest.csv` | source, person, licence, view, measurements: one row for each portrait |

@@ -13,12 +13,11 @@ from torch.autograd.function import once_differentiable
 
 from copo.errors import CopoError
 from copo.field.blending import Blend
-from copo.field.composite import OPAQUE_STEP
+from copo.field.composite import OPAQUE_STEP, RayOutput
 from copo.field.fused import interpreted, kernels
 from copo.field.planes import BOX_MARGIN
 from copo.field.rays import Rays
-from copo.field.render import RayOutput, SamplingConfig
-from copo.field.sampling import uniform_depths
+from copo.field.sampling import SamplingConfig, uniform_depths
 from copo.field.volume import COLORS
 from copo.networks.decoder import Decoder, DecoderWeights
 
