@@ -422,6 +422,37 @@ def euler_zyx_angles(rotation: Tensor) -> Tensor:
     return torch.stack([x, y, z], dim=1)
 
 
+def turn_cameras(camera: Camera, yaw: Tensor, pitch: Tensor) -> Camera:
+    """Walk around the head: the whole camera is turned about the origin, its picture keeps its framing.
+
+    Args:
+        camera: (B).
+        yaw: (B,) radians added about the vertical; positive moves the camera to +x.
+        pitch: (B,) radians upwards, along the camera's own meridian.
+    """
+    direction = camera.position / camera.position.norm(dim=1, keepdim=True)
+    around = torch.atan2(direction[:, 0], direction[:, 2])
+    back, forth = about_y(-around), about_y(around + yaw)
+    c, s = pitch.cos(), pitch.sin()
+    one, zero = torch.ones_like(c), torch.zeros_like(c)
+    lift = torch.stack(
+        [torch.stack([one, zero, zero], -1), torch.stack([zero, c, s], -1), torch.stack([zero, -s, c], -1)], dim=-2
+    )
+    turn = forth @ lift @ back
+    cam2world = camera.cam2world.clone()
+    cam2world[:, :3] = turn @ camera.cam2world[:, :3]
+    return Camera(cam2world, camera.intrinsics)
+
+
+def about_y(angle: Tensor) -> Tensor:
+    """(B, 3, 3) rotations about the vertical; positive turns +z to +x."""
+    c, s = angle.cos(), angle.sin()
+    one, zero = torch.ones_like(c), torch.zeros_like(c)
+    return torch.stack(
+        [torch.stack([c, zero, s], -1), torch.stack([zero, one, zero], -1), torch.stack([-s, zero, c], -1)], dim=-2
+    )
+
+
 # --- trajectories -----------------------------------------------------------------------------------------------
 
 

@@ -336,6 +336,13 @@ def seeded_normal(stream: str, seeds: list[int], size: int) -> Tensor:
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
+def seeded_uniform(stream: str, seeds: list[int], size: int) -> Tensor:
+    """(len(seeds), size) float32 in [0, 1); streams as in `seeded_normal`."""
+    key = zlib.crc32(stream.encode())
+    rows = [np.random.Generator(np.random.PCG64([key, seed])).random(size) for seed in seeds]
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
 def interpolate(
     start: Factors, end: Factors, t: float | Tensor, mode: Literal["linear", "spherical"] = "linear"
 ) -> Factors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,20 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], tit
     for key, tensor in state.items():
         if key not in expected:
             raise CopoError(f"{title}: made for another configuration: unknown entry {key} {tuple(tensor.shape)}")
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's weights, in half precision, so that storing a model in 16 bits keeps its fingerprint.
+
+    Args:
+        state: The state dict.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach()
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.to(torch.float16).cpu().contiguous().numpy().astype("<f2").tobytes())
+    return digest.hexdigest()
 
 
 def _stored(key: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from copo.camera import Camera
+from copo.camera import Camera, about_y, turn_cameras
 from copo.errors import CopoError
 from copo.factors import EXPRESSION_COMBINATIONS, FACTOR_NAMES, FactorSpec
 from copo.field.portrait_field import FRONTAL_POSE
@@ -56,37 +56,6 @@ def conditioning_pose(camera: Camera, config: ConditionConfig, generator: torch.
     other = frontal + torch.randn(count, 2, generator=generator) * spread
     swapped = torch.rand(count, 1, generator=generator) < config.swap
     return torch.where(swapped, other, pose_of(camera))
-
-
-def turn_cameras(camera: Camera, yaw: Tensor, pitch: Tensor) -> Camera:
-    """Walk around the head: the whole camera is turned about the origin, its picture keeps its framing.
-
-    Args:
-        camera: (B).
-        yaw: (B,) radians added about the vertical; positive moves the camera to +x.
-        pitch: (B,) radians upwards, along the camera's own meridian.
-    """
-    direction = camera.position / camera.position.norm(dim=1, keepdim=True)
-    around = torch.atan2(direction[:, 0], direction[:, 2])
-    back, forth = _about_y(-around), _about_y(around + yaw)
-    c, s = pitch.cos(), pitch.sin()
-    one, zero = torch.ones_like(c), torch.zeros_like(c)
-    lift = torch.stack(
-        [torch.stack([one, zero, zero], -1), torch.stack([zero, c, s], -1), torch.stack([zero, -s, c], -1)], dim=-2
-    )
-    turn = forth @ lift @ back
-    cam2world = camera.cam2world.clone()
-    cam2world[:, :3] = turn @ camera.cam2world[:, :3]
-    return Camera(cam2world, camera.intrinsics)
-
-
-def _about_y(angle: Tensor) -> Tensor:
-    """(B, 3, 3) rotations about the vertical; positive turns +z to +x."""
-    c, s = angle.cos(), angle.sin()
-    one, zero = torch.ones_like(c), torch.zeros_like(c)
-    return torch.stack(
-        [torch.stack([c, zero, s], -1), torch.stack([zero, one, zero], -1), torch.stack([-s, zero, c], -1)], dim=-2
-    )
 
 
 CANDIDATES = 16
@@ -228,7 +197,7 @@ class FactorSampler:
         out = base.clone()
         out[:, parts["expression"]] = torch.where(pick, random, other)
         if self.spec.illumination == 27:
-            light = rotate_illumination(light, _about_y(angle))
+            light = rotate_illumination(light, about_y(angle))
         out[:, parts["illumination"]] = light / self.spec.normaliser("illumination")
         return out
 

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from copo.camera import Camera
+from copo.camera import Camera, turn_cameras
 from copo.factors import seeded_normal
 from copo.field.portrait_field import PortraitField, PortraitFrame
 from copo.formats.atomic import atomic_write
 from copo.formats.pictures import depth_picture, label_picture, to_uint8
 from copo.illumination import rotate_illumination
-from copo.training.conditioning import turn_cameras
 
 if TYPE_CHECKING:
     from copo.training.loop import Trainer
