@@ -1,0 +1,1 @@
+"""Photographs of a person to a portrait of the model, and a model to another style."""
