@@ -10,7 +10,8 @@ from copo.camera import Camera
 from copo.errors import CopoError
 from copo.factors import Factors
 from copo.field.portrait_field import PortraitField
-from copo.formats.portrait_file import PortraitFile, WeightDelta, fingerprint
+from copo.formats.checkpoint import fingerprint
+from copo.formats.portrait_file import PortraitFile, WeightDelta
 from copo.networks.generator import Generator
 from copo.networks.personal import fold_offsets, personal, readers, tunable
 

@@ -7,7 +7,6 @@ hold the photographs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,7 +66,7 @@ class PortraitFile:
     Attributes:
         factors: (N) factors of the N photographs, on the CPU; shape, albedo and noise are the same in all of them.
         camera: (N) cameras that see the person as the aligned photographs do.
-        fingerprint: Of the generator that this file belongs to (`fingerprint`).
+        fingerprint: Of the generator that this file belongs to (`copo.formats.checkpoint.fingerprint`).
         ws_offset: (ws_count, w_dim) added to the latents after the mapping network, or None.
         background_offset: (background_w_dim,) added to the background's latent, or None.
         weights: Changes of the generator's weights by name of the parameter.
@@ -86,20 +85,6 @@ class PortraitFile:
     def person(self) -> Factors:
         """The first photograph's factors: who it is, with the expression and light of that photograph."""
         return self.factors[0]
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a generator's weights, in half precision, so that storing a model in 16 bits keeps its fingerprint.
-
-    Args:
-        state: The state dict.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach()
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.to(torch.float16).cpu().contiguous().numpy().astype("<f2").tobytes())
-    return digest.hexdigest()
 
 
 def save_portrait_file(path: str | Path, portrait: PortraitFile) -> None:

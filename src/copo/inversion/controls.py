@@ -15,12 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from copo.camera import Camera
+from copo.camera import Camera, about_y, turn_cameras
 from copo.factors import Factors
 from copo.field.portrait_field import PortraitField, PortraitFrame
 from copo.illumination import rotate_illumination
 from copo.inversion.config import TuningStage
-from copo.training.conditioning import random_expressions, turn_cameras
+from copo.training.conditioning import random_expressions
 from copo.training.scene import resize
 
 Kind = Literal["expression", "illumination", "pose", "identity"]
@@ -61,13 +61,10 @@ def draw_edit(factors: Factors, camera: Camera, kind: Kind, config: TuningStage,
         drawn = random_expressions(spec, 1, config.units, random)
         return Edit(kind, factors.replace(expression=drawn.to(factors.expression)), camera)
     if kind == "illumination":
-        angle = math.pi * (torch.rand((), generator=random) * 2 - 1)
-        c, s = angle.cos(), angle.sin()
-        one, zero = torch.ones(()), torch.zeros(())
-        about = torch.stack([torch.stack([c, zero, s]), torch.stack([zero, one, zero]), torch.stack([-s, zero, c])])
+        angle = math.pi * (torch.rand(1, generator=random) * 2 - 1)
         light = factors.illumination
         if spec.illumination == 27:
-            light = rotate_illumination(light, about[None].to(light))
+            light = rotate_illumination(light, about_y(angle).to(light))
         return Edit(kind, factors.replace(illumination=light), camera)
     moved = {
         name: getattr(factors, name) + torch.randn(1, spec.sizes[name], generator=random).to(factors.shape)

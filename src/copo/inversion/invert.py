@@ -24,8 +24,9 @@ from copo.camera import Camera
 from copo.errors import CopoError
 from copo.factors import Factors, seeded_normal
 from copo.field.portrait_field import PortraitField, PortraitFrame
+from copo.formats.checkpoint import fingerprint
 from copo.formats.pictures import to_uint8
-from copo.formats.portrait_file import PortraitFile, fingerprint
+from copo.formats.portrait_file import PortraitFile
 from copo.inversion.config import InversionConfig
 from copo.inversion.controls import KINDS, Controls, Kept, draw_edit, measure
 from copo.inversion.likeness import Error, Likeness
@@ -238,7 +239,7 @@ class Inverter:
         )
 
         def extra(_: int) -> dict[str, Tensor]:
-            return {**self._prior(state), "offset": c.offset * sum(v.square().mean() for v in offsets)}
+            return {**self._prior(state), "offset": c.offset * torch.stack([v.square().mean() for v in offsets]).sum()}
 
         took = self._descend("latents", c.steps, optimiser, extra, state.factors)
         return self._result("latents", took.steps, took.seconds, self.field, state.factors())

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from copo.errors import CopoError
-from copo.formats.portrait_file import PortraitFile, fingerprint
+from copo.formats.checkpoint import fingerprint
+from copo.formats.portrait_file import PortraitFile
 from copo.networks.generator import Generator
 from copo.networks.layers import Linear, ModulatedConv, ToPicture
+from copo.networks.synthesis import SynthesisBlock
 
 Modulated = ModulatedConv | ToPicture
 
@@ -24,6 +26,7 @@ def readers(generator: Generator) -> list[tuple[int, Modulated]]:
     out: list[tuple[int, Modulated]] = []
     start = 0
     for block in generator.synthesis.blocks:
+        assert isinstance(block, SynthesisBlock)
         layers = [layer for layer in (block.conv0, block.conv1, block.to_planes) if layer is not None]
         out += [(start + i, layer) for i, layer in enumerate(layers)]
         start += 2 if start else 1
@@ -41,7 +44,9 @@ def readers(generator: Generator) -> list[tuple[int, Modulated]]:
 def background_readers(generator: Generator) -> list[Modulated]:
     """Every layer that is modulated by the background's latent."""
     branch = generator.background_branch
-    return [] if branch is None else [*branch.blocks, branch.to_features]
+    if branch is None:
+        return []
+    return [layer for layer in (*branch.blocks, branch.to_features) if isinstance(layer, (ModulatedConv, ToPicture))]
 
 
 @torch.no_grad()
@@ -71,7 +76,7 @@ def fold_offsets(generator: Generator, ws: Tensor | None, background: Tensor | N
 def _shift(affine: Linear, offset: Tensor) -> None:
     """bias such that affine(w) is what affine(w + offset) was."""
     weight, _ = affine.effective()
-    affine.bias += (weight @ offset.to(weight)) / affine.bias_gain
+    affine.bias.add_(weight @ offset.to(weight) / affine.bias_gain)
 
 
 @torch.no_grad()
