@@ -20,7 +20,7 @@ from copo.factors import Factors
 from copo.head.open_head import OpenHead
 from copo.head.renderer import render_head
 from copo.illumination import NEUTRAL_LIGHT
-from copo.preparation.engine import one_thread
+from copo.work.engine import one_thread
 
 Picture = NDArray[np.uint8]
 

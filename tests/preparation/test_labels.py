@@ -11,8 +11,8 @@ from copo.camera import Camera
 from copo.factors import Factors
 from copo.head.renderer import render_head
 from copo.illumination import NEUTRAL_LIGHT, directional_light
-from copo.preparation.engine import one_thread
 from copo.preparation.labels import CLOTH, HAIR, HAT, NECK, SKIN, label_map, skin_model, to_lab
+from copo.work.engine import one_thread
 
 SIZE = 192
 

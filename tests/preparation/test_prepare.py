@@ -29,7 +29,7 @@ from copo.preparation import engine
 from copo.preparation.config import PrepareConfig, QualityConfig
 from copo.preparation.engine import crashed
 from copo.preparation.process import camera_angles
-from copo.preparation.run import RunConfig, merge, parse_shard, prepare
+from copo.preparation.run import RunConfig, merge, prepare
 from copo.preparation.sources import Source
 from copo.preparation.store import WorkFolder
 from copo.preparation.units import Plan, Unit, UnitResult, result_from_bytes, result_to_bytes
@@ -37,6 +37,7 @@ from copo.vision.bisenet import BiSeNetParser
 from copo.vision.deep3d import Deep3DReconstructor
 from copo.vision.networks.bisenet import BiSeNet
 from copo.vision.networks.deep3d import Deep3DNet
+from copo.work.crew import parse_shard
 
 __all__ = ["models", "models_folder"]
 

@@ -11,7 +11,8 @@ import tyro
 
 from copo.errors import CopoError
 from copo.preparation.config import PrepareConfig
-from copo.preparation.run import Outcome, RunConfig, merge, parse_shard, prepare
+from copo.preparation.run import Outcome, RunConfig, merge, prepare
+from copo.work.crew import parse_shard
 
 
 @dataclass

@@ -1,101 +1,51 @@
-"""Who works on the units: this process, a pool of processes that may die, or a Ray cluster.
-
-Every engine stores results in the work folder and tells `done` about each finished unit. An engine stops early only
-where going on is useless: a model is missing, or results cannot be written.
-"""
+"""Preparation as a job for `copo.work.engine`."""
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from copo.errors import CopoError
 from copo.preparation.config import PrepareConfig
 from copo.preparation.process import Preparer, frame_name
 from copo.preparation.store import WorkFolder
 from copo.preparation.units import Rejected, Unit, UnitResult, result_to_bytes
 
-ATTEMPTS = 2
-"""Times that a unit may take its worker with it before its photographs are rejected."""
 
-_RAY_PATIENCE = 300.0
-"""Seconds to wait for a Ray cluster that works on nothing."""
+@dataclass(frozen=True)
+class PrepareJob:
+    """A `copo.work.engine.Job`: units of photographs to results in the work folder.
 
-Done = Callable[[Unit], None]
-"""Called after a unit was stored."""
-
-
-def run_here(units: Sequence[Unit], config: PrepareConfig, out: Path, done: Done) -> None:
-    """One unit after the other in this process.
-
-    Raises:
-        CopoError: A model is missing, or a result cannot be stored.
+    Attributes:
+        config: How.
+        out: Folder of the data set on this machine.
     """
-    with one_thread():
-        store, preparer = WorkFolder(out), Preparer(config)
-        for unit in units:
-            store.put(preparer.run(unit))
-            done(unit)
+
+    config: PrepareConfig
+    out: Path
+
+    def worker(self, index: int) -> PrepareWorker:
+        """See `Job`."""
+        return PrepareWorker(self.config)
+
+    def store(self) -> WorkFolder:
+        """See `Job`."""
+        return WorkFolder(self.out)
+
+    def crashed(self, unit: Unit, code: int | None) -> bytes:
+        """See `Job`."""
+        return result_to_bytes(crashed(unit, code))
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The work on one photograph is many small steps, which several threads make slower, not faster: by a factor of
-    twenty where other programs use the CPUs too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+class PrepareWorker:
+    """A `copo.work.engine.Worker`."""
 
+    def __init__(self, config: PrepareConfig) -> None:
+        """Args: config: How."""
+        self.preparer = Preparer(config)
 
-def run_pool(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, done: Done) -> None:
-    """A pool of processes on this machine. A worker that dies is replaced and its unit tried once more.
-
-    Raises:
-        CopoError: A model is missing, a result cannot be stored, or workers die before they begin.
-    """
-    context = multiprocessing.get_context("spawn")
-    todo = list(reversed(units))
-    attempts: dict[str, int] = {}
-    pool: list[_Worker] = []
-    store = WorkFolder(out)
-    try:
-        for _ in range(min(workers, len(todo))):
-            pool.append(_Worker(context, config, out))
-        for worker in pool:
-            worker.give(todo.pop())
-        while any(worker.unit is not None for worker in pool):
-            ready = wait([worker.connection for worker in pool if worker.unit is not None])
-            for i, worker in enumerate(pool):
-                if worker.connection not in ready or worker.unit is None:
-                    continue
-                unit, problem = worker.take()
-                if problem is not None:
-                    if problem.message is not None:
-                        raise CopoError(problem.message)
-                    attempts[unit.id] = attempts.get(unit.id, 0) + 1
-                    worker.stop()
-                    worker = pool[i] = _Worker(context, config, out)
-                    if attempts[unit.id] < ATTEMPTS:
-                        worker.give(unit)
-                        continue
-                    store.put(crashed(unit, problem.code))
-                done(unit)
-                if todo:
-                    worker.give(todo.pop())
-    finally:
-        for worker in pool:
-            worker.stop()
+    def run(self, unit: Unit) -> bytes:
+        """See `Worker`."""
+        return result_to_bytes(self.preparer.run(unit))
 
 
 def crashed(unit: Unit, code: int | None) -> UnitResult:
@@ -103,174 +53,3 @@ def crashed(unit: Unit, code: int | None) -> UnitResult:
     names = [s.name for s in unit.sources] if not unit.times else [frame_name(unit.sources[0], t) for t in unit.times]
     reason = ("crash", f"the worker died twice while working on this (exit code {code})")
     return UnitResult(unit.id, (), tuple(Rejected(name, (reason,)) for name in names))
-
-
-class _Problem:
-    """Why a unit has no result: a message for the user, or the exit code of a dead worker."""
-
-    def __init__(self, message: str | None = None, code: int | None = None) -> None:
-        self.message, self.code = message, code
-
-
-class _Worker:
-    """A process, and the unit that it works on."""
-
-    def __init__(self, context: Any, config: PrepareConfig, out: Path) -> None:
-        self.connection, other = context.Pipe()
-        self.unit: Unit | None = None
-        self.process: SpawnProcess = context.Process(target=_work, args=(other, config, out), daemon=True)
-        self.process.start()
-        other.close()
-
-    def give(self, unit: Unit) -> None:
-        self.unit = unit
-        with suppress(OSError):  # where it died meanwhile, `take` will see it
-            self.connection.send(unit)
-
-    def take(self) -> tuple[Unit, _Problem | None]:
-        """The finished unit, with what went wrong."""
-        unit, self.unit = self.unit, None
-        assert unit is not None
-        try:
-            message = self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join(5)
-            return unit, _Problem(code=self.process.exitcode)
-        return unit, None if message is None else _Problem(message)
-
-    def stop(self) -> None:
-        self.connection.close()
-        self.process.terminate()
-        self.process.join(5)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-
-
-def _work(connection: Connection, config: PrepareConfig, out: Path) -> None:
-    """Life of a worker: it ends when the other end of the connection does."""
-    torch.set_num_threads(1)
-    preparer: Preparer | None = None
-    store = WorkFolder(out)
-    try:
-        while True:
-            unit: Unit = connection.recv()
-            try:
-                preparer = preparer or Preparer(config)
-                store.put(preparer.run(unit))
-                connection.send(None)
-            except CopoError as error:  # a missing model or a full disk: the others would fail alike
-                connection.send(str(error))
-    except (EOFError, OSError, KeyboardInterrupt):
-        return
-
-
-def run_ray(units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, address: str, done: Done) -> None:
-    """Actors on a Ray cluster, one CPU each. Where an actor dies with its machine, its unit goes to another one.
-
-    The inputs must be readable under the same paths everywhere; results come back through Ray.
-
-    Args:
-        units: What to do.
-        config: How.
-        out: Folder of the data set on this machine.
-        workers: Actors; 0: one for each CPU of the cluster.
-        address: Of the cluster, e.g. "auto" or "ray://host:10001"; "local" starts one here.
-        done: Told about each unit.
-
-    Raises:
-        CopoError: Ray is not installed, there is no cluster, a model is missing there, or a result cannot be stored.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise CopoError("--engine ray needs the package ray: pip install 'copo[ray]'") from None
-    started = not ray.is_initialized()
-    if started:
-        try:
-            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR,
-                     include_dashboard=False if address == "local" else None)  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CopoError(f"--ray-address {address}: no Ray cluster there: {reason}") from None
-    try:
-        _drive_ray(ray, units, config, out, workers, done)
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _drive_ray(ray: Any, units: Sequence[Unit], config: PrepareConfig, out: Path, workers: int, done: Done) -> None:
-    """Hand units to actors that are alive. The unit of an actor that is lost goes to another one; a new actor is asked
-    for in its place, and gets work when the cluster has found room for it."""
-    remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_RayWorker)
-    count = max(min(workers or int(ray.cluster_resources().get("CPU", 1)), len(units)), 1)
-    store, todo = WorkFolder(out), list(reversed(units))
-    idle: list[Any] = []
-    starting: dict[Any, Any] = {}
-    running: dict[Any, tuple[Any, Unit]] = {}
-    attempts: dict[str, int] = {}
-
-    def start() -> None:
-        actor = remote.remote(config)
-        starting[actor.ready.remote()] = actor
-
-    for _ in range(count):
-        start()
-    while todo or running:
-        while todo and idle:
-            actor, unit = idle.pop(), todo.pop()
-            running[actor.run.remote(unit)] = (actor, unit)
-        ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=_RAY_PATIENCE)
-        if not ready and not running:
-            raise CopoError("the Ray cluster gives no CPU to work on: add one, or use --engine local; then go on")
-        for reference in ready:
-            lost = False
-            if reference in starting:
-                actor = starting.pop(reference)
-                try:
-                    ray.get(reference)
-                    idle.append(actor)
-                except ray.exceptions.RayError:
-                    lost = True
-            else:
-                actor, unit = running.pop(reference)
-                try:
-                    data, problem = ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    lost = True
-                    attempts[unit.id] = attempts.get(unit.id, 0) + 1
-                    if attempts[unit.id] > ATTEMPTS:
-                        reason = (str(error).splitlines() or [""])[0]
-                        raise CopoError(f"the Ray cluster keeps losing a unit: {reason}") from None
-                    todo.append(unit)
-                else:
-                    if problem is not None:
-                        raise CopoError(problem)
-                    store.put_bytes(unit.id, data)
-                    done(unit)
-                    idle.append(actor)
-            if lost and len(idle) + len(running) + len(starting) < count:
-                start()
-    for actor in [*idle, *starting.values()]:
-        ray.kill(actor)
-
-
-class _RayWorker:
-    """What runs on the cluster."""
-
-    def __init__(self, config: PrepareConfig) -> None:
-        torch.set_num_threads(1)
-        self.config = config
-        self.preparer: Preparer | None = None
-
-    def ready(self) -> None:
-        """Answer when the actor has been started."""
-
-    def run(self, unit: Unit) -> tuple[bytes, str | None]:
-        """The stored form of a result, or what stops the run."""
-        try:
-            self.preparer = self.preparer or Preparer(self.config)
-            return result_to_bytes(self.preparer.run(unit)), None
-        except CopoError as error:
-            return b"", str(error)

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from copo.errors import CopoError
 from copo.formats.dataset import PortraitDataset
 from copo.preparation.assemble import DATASET, Summary, assemble
 from copo.preparation.config import PrepareConfig
-from copo.preparation.engine import one_thread, run_here, run_pool, run_ray
+from copo.preparation.engine import PrepareJob
 from copo.preparation.report import write_report
 from copo.preparation.sources import find_sources
 from copo.preparation.store import WorkFolder
-from copo.preparation.units import Plan, Unit, make_plan
-
-Engine = Literal["local", "ray"]
-_QUIET_STEP = 30.0
-"""Seconds between lines of progress where there is no terminal."""
+from copo.preparation.units import Plan, make_plan
+from copo.work.crew import Crew, progress, work
+from copo.work.engine import one_thread
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Crew):
     """Where and by whom the work is done. Nothing here changes the result."""
 
-    workers: int = 0
-    """Processes on this machine; 0: one for each CPU. 1 works without a second process. With ray: actors, 0 for all."""
-    engine: Engine = "local"
-    """local, or ray (an extra): a Ray cluster."""
-    ray_address: str = "local"
-    """Of the cluster: auto, HOST:PORT or ray://HOST:10001; local starts one here."""
     keep_work: bool = False
     """Keep the folder `work` with the result of each unit after the data set is complete."""
 
@@ -107,8 +91,8 @@ def prepare(
         kept = sum(unit.count for unit in units) - sum(unit.count for unit in todo)
         start = time.monotonic()
         if todo:
-            with _progress(sum(unit.count for unit in todo), "photographs") as advance:
-                _work(todo, config, run, out, lambda unit: advance(unit.count))
+            with progress(sum(unit.count for unit in todo), "photographs") as advance, one_thread():
+                work(todo, PrepareJob(config, out), run, lambda unit: advance(unit.count))
         seconds = time.monotonic() - start
         outcome = Outcome(None, sum(unit.count for unit in todo), seconds, kept)
         return outcome if shard is not None else _finish(plan, out, mat, run.keep_work, outcome)
@@ -141,32 +125,7 @@ def finished(out: Path, plan: Plan) -> bool:
     return bool(made == plan.id)
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """`2/8` -> (2, 8).
-
-    Raises:
-        CopoError: It is not i/n with 1 <= i <= n.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise CopoError(f"--shard {text!r}: write i/n, from 1/n to n/n, for example 2/8")
-    return int(match[1]), int(match[2])
-
-
 # --- inside -----------------------------------------------------------------------------------------------------
-
-
-def _work(units: list[Unit], config: PrepareConfig, run: RunConfig, out: Path, done: Callable[[Unit], None]) -> None:
-    if run.workers < 0:
-        raise CopoError(f"--workers {run.workers}: give 1 or more, or 0 for all CPUs")
-    if run.engine == "ray":
-        run_ray(units, config, out, run.workers, run.ray_address, done)
-        return
-    workers = min(run.workers or os.cpu_count() or 1, len(units))
-    if workers == 1:
-        run_here(units, config, out, done)
-    else:
-        run_pool(units, config, out, workers, done)
 
 
 def _finish(plan: Plan, out: Path, mat: Path | None, keep_work: bool, outcome: Outcome) -> Outcome:
@@ -183,28 +142,3 @@ def _finish(plan: Plan, out: Path, mat: Path | None, keep_work: bool, outcome: O
     if not keep_work:
         WorkFolder(out).remove()
     return Outcome(summary, outcome.worked, outcome.seconds, outcome.kept)
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left on a terminal; elsewhere a line now and then. Both on standard error."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
-        return
-    start = last = time.monotonic()
-    so_far = 0
-
-    def advance(count: int) -> None:
-        nonlocal so_far, last
-        so_far += count
-        now = time.monotonic()
-        if now - last >= _QUIET_STEP:
-            last = now
-            left = (total - so_far) * (now - start) / max(so_far, 1)
-            print(f"{so_far} of {total} {what}, about {left / 60:.0f} minutes left", file=sys.stderr, flush=True)
-
-    yield advance
