@@ -154,7 +154,7 @@ class DatasetWriter:
             factors = Factors.cat(self._factors)
             camera = Camera.from_eg3d(torch.tensor([label for _, label in self._labels]))
             self._member("factors.safetensors", factor_bytes(factors, camera))
-        if self._labels:
+        if any(np.isfinite(p).any() for rows in self._points.values() for p in rows):
             arrays = {name: np.stack(rows).astype(np.float32) for name, rows in self._points.items()}
             self._member("landmarks.safetensors", safetensors.numpy.save(arrays))
         self._member("manifest.csv", write_table(self._manifest))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from copo.config import Resampling
 from copo.errors import CopoError
+from copo.networks import pointwise
 
 NoiseMode = Literal["const", "random", "none"]
 
@@ -189,7 +190,10 @@ def downsample_conv_box(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     Arguments and result as `downsample_conv_fir`.
     """
     if weight.shape[-1] == 1:
-        return F.conv2d(F.avg_pool2d(x, 2), weight, bias)
+        if x.device.type == "cpu":
+            return F.conv2d(F.avg_pool2d(x, 2), weight, bias)
+        # Four times the arithmetic, but the gradient of pooling is an order of magnitude slower than a convolution's.
+        return F.conv2d(x, (weight * 0.25).expand(-1, -1, 2, 2), bias, stride=2)
     columns = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
     folded = (F.pad(columns, (0, 0, 0, 1)) + F.pad(columns, (0, 0, 1, 0))) * 0.25
     return F.conv2d(x, folded.contiguous(memory_format=torch.channels_last), bias, stride=2, padding=1)
@@ -201,6 +205,8 @@ def upsample_picture(x: Tensor, resampling: Resampling) -> Tensor:
     Both are bilinear; beyond the border "fir" sees zeros (the published filter), "folded" the nearest pixel. On a GPU
     they are made of shifted sums, whose gradient is many times as fast as that of PyTorch's interpolation.
     """
+    if resampling == "folded" and pointwise.fused(x):
+        return pointwise.double(x)
     if x.device.type != "cpu":
         x = x.permute(0, 2, 3, 1)
         for axis in (1, 2):
@@ -299,7 +305,11 @@ class Conv(nn.Module):
         """(B, inputs, H, W) -> (B, outputs, H * up / down, W * up / down) in the type of `x`, times `gain`."""
         gain = gain * LRELU_GAIN if self.activate else gain
         bias = None if self.bias is None else self.bias * gain
-        x = convolve(x, self.weight * (self.weight_gain * gain), bias, self.up, self.down, self.resampling)
+        weight = self.weight * (self.weight_gain * gain)
+        if bias is not None and self.activate and pointwise.fused(x):
+            x = convolve(x, weight, None, self.up, self.down, self.resampling)
+            return pointwise.modulate(x, None, bias, activate=True)
+        x = convolve(x, weight, bias, self.up, self.down, self.resampling)
         return lrelu(x) if self.activate else x
 
 
@@ -363,10 +373,12 @@ class ModulatedConv(nn.Module):
             x = convolve(x, self.modulated_weight(w) * gain, bias, self.up, 1, self.resampling)
         else:
             style, demodulation = self.channel_scales(w)
-            x = x * style.to(x.dtype)[:, :, None, None]
+            x = pointwise.modulate(x, style, None, activate=False)
             x = convolve(x, self.weight, None, self.up, 1, self.resampling)
-            demodulation = (demodulation * gain).to(x.dtype)[:, :, None, None]
-            x = torch.addcmul(bias.to(x.dtype)[:, None, None], x, demodulation)
+            noisy = self.noise_strength is not None and noise != "none"
+            if not noisy and pointwise.fused(x):
+                return pointwise.modulate(x, demodulation * gain, bias, activate=True)
+            x = pointwise.modulate(x, demodulation * gain, bias, activate=False)
         if self.noise_strength is not None and self.noise_const is not None and noise != "none":
             picture = self.noise_const
             if noise == "random":
@@ -403,7 +415,7 @@ class ToPicture(nn.Module):
         if x.shape[0] == 1:
             weight = weight.float() * style.view(1, -1, 1, 1)
         else:
-            x = x * style.to(x.dtype)[:, :, None, None]
+            x = pointwise.modulate(x, style, None, activate=False)
         return convolve(x, weight, self.bias)
 
 

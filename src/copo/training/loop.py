@@ -145,7 +145,9 @@ class Trainer:
         device = processes.device
         if device.type == "cuda":
             # Convolutions may be reduced; matrix products stay exact, for rays and landmarks are made by them.
-            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = True
+            # cuDNN's search for the fastest algorithm cost 40 s at the start and won nothing (docs/decisions/training.md).
+            torch.backends.cudnn.benchmark = False
         torch.manual_seed(config.run.seed)
         self.networks = Networks(config, ingredients.data.code_count).to(device)
         processes.broadcast(self.networks)
@@ -344,7 +346,10 @@ class Trainer:
         random = torch.Generator().manual_seed(seed + 1)
         cameras = self.ingredients.data.cameras
         inputs = draw_inputs(batch, stage, self.progress.step, self.sampler, cameras, self.config, random, self._ramp())
-        return {name: value.to(self.processes.device, non_blocking=True) for name, value in inputs.items()}
+        device = self.processes.device
+        if device.type == "cuda":  # a copy from pageable memory would make the host wait for the GPU
+            inputs = {name: value if value.is_pinned() else value.pin_memory() for name, value in inputs.items()}
+        return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
 
     def _ramp(self) -> float:
         """How much the generator listens to the discriminator, 0 to 1."""

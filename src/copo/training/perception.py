@@ -51,8 +51,8 @@ class Reader(Protocol):
 class Descriptor(Protocol):
     """Recognises people, differentiably (a `copo.vision.protocols.Recogniser`)."""
 
-    def align(self, pictures: Tensor, points: Tensor) -> Tensor:
-        """(B, 3, H, W) and landmarks (B, 68, 2) in pixels -> aligned crops."""
+    def align(self, pictures: Tensor, points: Tensor, validate: bool = True) -> Tensor:
+        """(B, 3, H, W) and landmarks (B, 68, 2) in pixels -> aligned crops; unless asked to, it never waits."""
         ...
 
     def describe(self, crops: Tensor) -> Tensor:

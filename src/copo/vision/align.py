@@ -19,7 +19,7 @@ DEEP3D_SIZE, DEEP3D_SCALE = 224, 102.0
 _MAX_SIDE = 1 << 14
 
 
-def similarity(source: Tensor, target: Tensor) -> Tensor:
+def similarity(source: Tensor, target: Tensor, validate: bool = True) -> Tensor:
     """The rotation, uniform scale and shift that bring points nearest to others, in the least-squares sense.
 
     In the plane a similarity is x' = a x - b y + tx, y' = b x + a y + ty, which is linear in (a, b, tx, ty). No mirror
@@ -28,6 +28,7 @@ def similarity(source: Tensor, target: Tensor) -> Tensor:
     Args:
         source: (B, N, 2), at least two different points.
         target: (B, N, 2) or (N, 2).
+        validate: Whether the points are looked at; that makes the host wait for a GPU.
 
     Returns:
         (B, 2, 3) matrices for column vectors (x, y, 1).
@@ -35,13 +36,13 @@ def similarity(source: Tensor, target: Tensor) -> Tensor:
     Raises:
         CopoError: The source points coincide or are not finite.
     """
-    if not torch.isfinite(source).all():
+    if validate and not torch.isfinite(source).all():
         raise CopoError("alignment: a landmark is not finite")
     target = target.to(source).expand_as(source)
     centre, aim = source.mean(1, keepdim=True), target.mean(1, keepdim=True)
     p, q = source - centre, target - aim
     norm = p.square().sum((1, 2))
-    if (norm <= 1e-12).any():
+    if validate and (norm <= 1e-12).any():
         raise CopoError("alignment: all landmarks lie in one point")
     a = (p * q).sum((1, 2)) / norm
     b = (p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]).sum(1) / norm
@@ -57,12 +58,19 @@ def transform(matrix: Tensor, points: Tensor) -> Tensor:
 
 def inverse(matrix: Tensor) -> Tensor:
     """(B, 2, 3) -> the (B, 2, 3) that leads back."""
-    linear = torch.linalg.inv(matrix[:, :, :2])
+    (a, b), (c, d) = matrix[:, 0, :2].unbind(1), matrix[:, 1, :2].unbind(1)
+    turned = torch.stack([torch.stack([d, -b], dim=1), torch.stack([-c, a], dim=1)], dim=1)
+    linear = turned / (a * d - b * c)[:, None, None]
     return torch.cat([linear, -linear @ matrix[:, :, 2:]], dim=2)
 
 
 def crop(
-    pictures: Tensor, matrix: Tensor, size: int | tuple[int, int], border: str = "zeros", antialias: bool = True
+    pictures: Tensor,
+    matrix: Tensor,
+    size: int | tuple[int, int],
+    border: str = "zeros",
+    antialias: bool = True,
+    validate: bool = True,
 ) -> Tensor:
     """Cut out what a similarity brings into a picture of another size; differentiable in the pictures.
 
@@ -76,6 +84,8 @@ def crop(
             repeated) or "reflection".
         antialias: Average pictures that get much smaller over blocks first, so that fine patterns do not turn into
             false ones.
+        validate: Whether the similarity is looked at, for errors and for antialiasing; that makes the host wait for a
+            GPU. Without, there is neither.
 
     Returns:
         (B, C, height, width).
@@ -85,19 +95,20 @@ def crop(
     """
     height, width = (size, size) if isinstance(size, int) else size
     matrix = matrix.to(pictures)
-    scale = float(matrix[:, :, :2].detach().double().det().abs().sqrt().min())
-    if not math.isfinite(scale) or scale <= 0:
-        raise CopoError("alignment: the similarity has no inverse; check the landmarks")
-    block = min(int(1 / scale + 1e-6), *pictures.shape[2:])
-    if antialias and block > 1:
-        pictures = F.avg_pool2d(pictures, block, block)
-        matrix = torch.cat([matrix[:, :, :2] * block, matrix[:, :, 2:]], dim=2)
+    if validate:
+        scale = float(matrix[:, :, :2].detach().double().det().abs().sqrt().min())
+        if not math.isfinite(scale) or scale <= 0:
+            raise CopoError("alignment: the similarity has no inverse; check the landmarks")
+        block = min(int(1 / scale + 1e-6), *pictures.shape[2:])
+        if antialias and block > 1:
+            pictures = F.avg_pool2d(pictures, block, block)
+            matrix = torch.cat([matrix[:, :, :2] * block, matrix[:, :, 2:]], dim=2)
     back = inverse(matrix.double()).to(pictures)
     ys = torch.arange(height, dtype=pictures.dtype, device=pictures.device) + 0.5
     xs = torch.arange(width, dtype=pictures.dtype, device=pictures.device) + 0.5
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(1, -1, 2)
     where = transform(back, grid.expand(len(matrix), -1, -1))
-    where = where / where.new_tensor([pictures.shape[3], pictures.shape[2]]) * 2 - 1
+    where = torch.stack([where[..., 0] / pictures.shape[3], where[..., 1] / pictures.shape[2]], dim=-1) * 2 - 1
     where = where.reshape(-1, height, width, 2)
     return F.grid_sample(pictures, where, mode="bilinear", padding_mode=border, align_corners=False)
 

@@ -20,7 +20,7 @@ from copo.vision.align import crop, similarity
 from copo.vision.models import find_model
 from copo.vision.networks.dlib_resnet import HALVED, WIDTHS, DlibResNet
 from copo.vision.points import DLIB_CHIP_POINTS, DLIB_MEAN_FACE, DLIB_MEAN_FIVE
-from copo.vision.weights import freeze
+from copo.vision.weights import freeze, load_weights
 
 CHIP_SIZE, CHIP_PADDING = 150, 0.25
 """Side of dlib's chip in pixels, and the margin around the mean face as a share of it (dlib's defaults)."""
@@ -35,24 +35,31 @@ class DlibDescriptor(nn.Module):
 
     size = CHIP_SIZE
     mean: Tensor
+    chip68: Tensor
+    chip5: Tensor
 
     def __init__(self, network: DlibResNet) -> None:
         """Args: network: With its weights."""
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1))
+        self.register_buffer("chip68", chip_points(68), persistent=False)
+        self.register_buffer("chip5", chip_points(5), persistent=False)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Self:
         """Read the weights.
 
         Args:
-            path: `dlib_face_recognition_resnet_model_v1.dat`; by default that of the installed package or cache.
+            path: `dlib_face_recognition_resnet_model_v1.dat`, or our compact copy (.safetensors); by default that of the
+                installed package or cache.
 
         Raises:
             CopoError: The file is missing, damaged or another network.
         """
         path = Path(path) if path else find_model("dlib-descriptor")
+        if path.suffix == ".safetensors":
+            return cls(load_weights(DlibResNet(), path, "dlib descriptor"))
         return cls(_from_layers(read_network(path).layers, path))
 
     @classmethod
@@ -75,18 +82,20 @@ class DlibDescriptor(nn.Module):
             names += [f"{block}/conv1", f"{block}/conv2"]
         return cls(_network([folded(name) for name in names], arrays["fc"]))
 
-    def align(self, pictures: Tensor, points: Tensor) -> Tensor:
+    def align(self, pictures: Tensor, points: Tensor, validate: bool = True) -> Tensor:
         """The chip as dlib cuts it (padding 0.25).
 
         Args:
             pictures: (B, 3, H, W) in [-1, 1].
             points: (B, 68, 2) landmarks in pixels, or (B, 5, 2): outer and inner corner of the eye at the right of the
                 picture, of the one at the left, base of the nose.
+            validate: See `copo.vision.align.crop`.
 
         Returns:
             (B, 3, 150, 150).
         """
-        return crop(pictures + 1, chip_matrix(points), CHIP_SIZE) - 1  # black around the picture, as in dlib
+        matrix = chip_matrix(points, self.chip68 if points.shape[1] == 68 else self.chip5, validate)
+        return crop(pictures + 1, matrix, CHIP_SIZE, validate=validate) - 1  # black around the picture, as in dlib
 
     def raw(self, chips: Tensor) -> Tensor:
         """(B, 3, 150, 150) chips in [-1, 1] -> (B, 128) as dlib gives them, not normalised (see `SAME_PERSON`)."""
@@ -97,18 +106,28 @@ class DlibDescriptor(nn.Module):
         return nn.functional.normalize(self.raw(crops), dim=1)
 
 
-def chip_matrix(points: Tensor) -> Tensor:
+def chip_points(count: int) -> Tensor:
+    """Where dlib's chip has the points that are used of 68, or its 5: (N, 2) pixels."""
+    mean = DLIB_MEAN_FACE if count == 68 else DLIB_MEAN_FIVE
+    return (torch.from_numpy(mean) + CHIP_PADDING) / (1 + 2 * CHIP_PADDING) * CHIP_SIZE
+
+
+def chip_matrix(points: Tensor, target: Tensor | None = None, validate: bool = True) -> Tensor:
     """(B, 68, 2) or (B, 5, 2) points (see `DlibDescriptor.align`) -> (B, 2, 3) from picture pixels to chip pixels.
+
+    Args:
+        points: Landmarks in pixels.
+        target: `chip_points` on the same device, where it is at hand.
+        validate: See `copo.vision.align.similarity`.
 
     Raises:
         CopoError: There are neither 68 nor 5 points, or they coincide.
     """
     if points.shape[1] not in (5, 68):
         raise CopoError(f"dlib chip: {points.shape[1]} landmarks: give 68 (iBUG) or dlib's 5")
-    mean = DLIB_MEAN_FACE if points.shape[1] == 68 else DLIB_MEAN_FIVE
-    used = points[:, list(DLIB_CHIP_POINTS)] if points.shape[1] == 68 else points
-    target = (torch.from_numpy(mean) + CHIP_PADDING) / (1 + 2 * CHIP_PADDING) * CHIP_SIZE
-    return similarity(used, target)
+    target = chip_points(points.shape[1]) if target is None else target
+    used = torch.stack([points[:, k] for k in DLIB_CHIP_POINTS], dim=1) if points.shape[1] == 68 else points
+    return similarity(used, target, validate)
 
 
 def _from_layers(layers: tuple[DlibLayer, ...], path: Path) -> DlibResNet:

@@ -60,6 +60,11 @@ class ModelFile:
     page: str | None = None
 
     @property
+    def compact(self) -> str:
+        """File name of our own copy of the weights: safetensors in half precision, with our names (tools/stage_portrait)."""
+        return f"{Path(self.file).stem}.half.safetensors"
+
+    @property
     def source(self) -> str:
         """How to get it, in a few words."""
         if self.addresses:
@@ -233,7 +238,8 @@ def locate(entry: ModelFile) -> Path | None:
         with suppress(OSError):
             if place.is_file() and entry.size in (None, place.stat().st_size):
                 return place
-    return None
+    compact = models_folder() / entry.compact
+    return compact if compact.is_file() else None
 
 
 def find_model(name: str) -> Path:

@@ -188,7 +188,7 @@ class Recogniser(Protocol):
     size: int
     """Side of the aligned crop in pixels."""
 
-    def align(self, pictures: Tensor, points: Tensor) -> Tensor:
+    def align(self, pictures: Tensor, points: Tensor, validate: bool = True) -> Tensor:
         """(B, 3, H, W) and landmarks (B, 68, 2) in pixels -> (B, 3, size, size) aligned crops."""
         ...
 

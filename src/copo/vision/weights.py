@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from copo.errors import CopoError
@@ -18,7 +20,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def load_weights(module: Module, path: Path, title: str, key: str | None = None) -> Module:
-    """Fill a network from a file made by torch.save, and put it into evaluation mode with frozen weights.
+    """Fill a network from a file of torch.save or safetensors, and put it into evaluation mode with frozen weights.
 
     PyTorch's restricted unpickler builds tensors and plain containers only; anything else is refused.
 
@@ -50,6 +52,11 @@ def freeze(module: Module, state: Mapping[str, Tensor]) -> Module:
 def _read(path: Path, title: str) -> object:
     if not path.is_file():
         raise CopoError(f"{title} {path}: no such file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CopoError(f"{title} {path}: truncated or damaged; get the file again") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
