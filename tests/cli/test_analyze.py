@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from copo.cli.analyze import Command, overlaid, write_video
+from copo.cli.analyze import Command, overlaid
 from copo.errors import CopoError
 from copo.head.open_head import OpenHead
 from copo.vision.analyser_file import save_analyser

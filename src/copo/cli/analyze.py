@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -17,9 +16,10 @@ from PIL import Image, ImageDraw
 
 from copo.cli.options import parse_device
 from copo.errors import CopoError
-from copo.formats.atomic import atomic_write, write_bytes
+from copo.formats.atomic import write_bytes
 from copo.formats.pictures import label_picture, load_image, save_image
 from copo.formats.provenance import Provenance
+from copo.formats.video import write_video
 from copo.head.protocol import PARSER_CLASSES
 from copo.preparation.sources import Source, find_sources, read_bytes
 from copo.preparation.video import video_frames, video_length
@@ -117,7 +117,7 @@ class Command:
 
         path = stem.with_name(f"{stem.name}.json")
         if self.overlay:
-            write_video(stem.with_name(f"{stem.name}_overlay.mp4"), look(), self.frames_per_second)
+            write_video(stem.with_name(f"{stem.name}_overlay.mp4"), look(), self.frames_per_second, _MARK)
         else:
             for _ in look():
                 pass
@@ -199,35 +199,6 @@ def overlaid(picture: Picture, faces: list[Analysis]) -> Picture:
                 r = float(np.clip(spread, 0.7, 4.0))
                 draw.ellipse((float(x) - r, float(y) - r, float(x) + r, float(y) + r), outline=colour)
     return np.asarray(image)
-
-
-def write_video(path: Path, frames: Iterator[Picture], rate: float) -> None:
-    """Write pictures of one size as an MP4 (H.264 where the installed PyAV has it, else MPEG-4).
-
-    Raises:
-        CopoError: PyAV is missing, there are no frames, or the file cannot be written.
-    """
-    try:
-        import av
-    except ImportError:
-        raise CopoError("videos need the package PyAV: pip install 'copo[video]'") from None
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    with atomic_write(path) as temporary, av.open(str(temporary), "w") as container:
-        stream: Any = None
-        for frame in frames:
-            height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
-            if stream is None:
-                stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                if codec == "mpeg4":
-                    stream.bit_rate = 4_000_000
-            even = np.ascontiguousarray(frame[: stream.height, : stream.width])
-            for packet in stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")):
-                container.mux(packet)
-        if stream is None:
-            raise CopoError("a video without frames")
-        for packet in stream.encode():
-            container.mux(packet)
 
 
 def _stem(name: str) -> str:
