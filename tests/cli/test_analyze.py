@@ -10,6 +10,7 @@ from PIL import Image
 
 from copo.cli.analyze import Command, overlaid
 from copo.errors import CopoError
+from copo.formats.video import write_video
 from copo.head.open_head import OpenHead
 from copo.vision.analyser_file import save_analyser
 from copo.vision.networks.analyser import AnalyserConfig, AnalyserNetwork

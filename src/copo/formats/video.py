@@ -469,19 +469,20 @@ def _write_stream(
     step = Fraction(rate).limit_denominator(1001)
     options = {"movflags": "+faststart"} if suffix == ".mp4" else {}
     try:
-        with av.open(str(path), "w", options=options) as container, _sound_track(container, suffix, sound) as track:
+        with av.open(str(path), "w", options=options) as container:
             _tag(container, suffix, mark)
             stream = _video_stream(container, suffix, step, head, quality)
-            count = 0
-            for picture in itertools.chain([head], frames):
-                frame = av.VideoFrame.from_ndarray(_even(picture), format="rgb24")
-                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-                frame.pts, frame.time_base = count, 1 / step
-                container.mux(stream.encode(frame))
-                count += 1
-                track.until(float(count / step))
-            container.mux(stream.encode())
-            track.finish()
+            with _sound_track(container, suffix, sound) as track:
+                count = 0
+                for picture in itertools.chain([head], frames):
+                    frame = av.VideoFrame.from_ndarray(_even(picture), format="rgb24")
+                    frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+                    frame.pts, frame.time_base = count, 1 / step
+                    container.mux(stream.encode(frame))
+                    count += 1
+                    track.until(float(count / step))
+                container.mux(stream.encode())
+                track.finish()
     except av.error.FFmpegError as error:
         raise CopoError(f"cannot write {path.name}: {_reason(error)}") from None
     if suffix == ".mp4":
@@ -629,7 +630,7 @@ def _sound_track(container: Any, suffix: str, sound: VideoFile | None) -> Iterat
         start = 0.0
         if source.streams.video:
             picture = source.streams.video[0]
-            start = float((picture.start_time or 0) * picture.time_base)
+            start = float((picture.start_time or 0) * (picture.time_base or 0))
         codecs, kind = _COPIES[suffix]
         if stream.codec_context.name.removeprefix("lib") in codecs and kind in source.format.name:
             yield _Copied(container, source, stream, start)
