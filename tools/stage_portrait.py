@@ -12,7 +12,6 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
 from PIL import Image
 from safetensors.torch import save_file

@@ -7,6 +7,7 @@ camera stands at (0, 0, 1) and +x is right in its picture.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -537,13 +538,24 @@ def _like(value: Tensor | float, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """A short constant vector on a tensor's device, copied there once: a copy could not be captured in a CUDA graph."""
+    return _constant(values, like.device, like.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device, dtype=dtype)
+
+
 def _up(like: Tensor) -> Tensor:
-    return like.new_tensor([0.0, 1.0, 0.0]).expand_as(like)
+    return constant((0.0, 1.0, 0.0), like).expand_as(like)
 
 
 def _rigid(rotation: Tensor, translation: Tensor) -> Tensor:
     top = torch.cat([rotation, translation[:, :, None]], dim=2)
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(top), 1, 4)
+    bottom = constant((0.0, 0.0, 0.0, 1.0), top).expand(len(top), 1, 4)
     return torch.cat([top, bottom], dim=1)
 
 

@@ -352,6 +352,7 @@ DISCRIMINATOR_PRESETS: dict[str, DiscriminatorConfig] = {
         resolution=256,
         latent=PRESETS["portrait_256"].latent,
         channel_base=8192,
+        channel_max=384,
         cmap=128,
         mapping_layers=2,
         resampling="folded",

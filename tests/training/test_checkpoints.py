@@ -11,7 +11,7 @@ import torch
 
 from copo.errors import CopoError
 from copo.training import checkpoints
-from copo.training.checkpoints import TrainingState, check_config, latest_state, load_state, save_state
+from copo.training.checkpoints import TrainingState, check_config, latest_state, load_state, pack_state, save_state
 
 
 def state(step: int = 1) -> TrainingState:
@@ -92,3 +92,24 @@ def test_another_configuration_is_told_by_its_first_difference(tmp_path: Path) -
     check_config({"generator": {"noise": 4}}, {"generator": {"noise": 4}}, tmp_path)
     with pytest.raises(CopoError, match=r"made with generator.noise = 4, this run has 5"):
         check_config({"generator": {"noise": 4}}, {"generator": {"noise": 5}}, tmp_path)
+
+
+def test_a_packed_checkpoint_has_half_the_weights_and_no_moments(tmp_path: Path) -> None:
+    given = {
+        "networks/w": torch.randn(50, 60),
+        "strength/s": torch.tensor(0.3),
+        "adam_generator/0/exp_avg_sq": torch.ones(9),
+    }
+    folder = save_state(tmp_path / "run", TrainingState(given, {"step": 3}, {}), 5000, 100, keep=1)
+    packed = pack_state(folder, tmp_path / "small", shard_mb=0.125)
+    back = load_state(packed)
+    assert packed.name == folder.name and back.progress == {"step": 3}
+    assert back.tensors.keys() == {"networks/w", "strength/s"}
+    assert torch.equal(back.tensors["networks/w"], given["networks/w"].half())
+    assert torch.equal(back.tensors["strength/s"], given["strength/s"])
+
+
+def test_a_weight_beyond_half_precision_is_not_packed(tmp_path: Path) -> None:
+    folder = save_state(tmp_path, TrainingState({"networks/w": torch.full((2,), 1e6)}, {}, {}), 1, 100, keep=1)
+    with pytest.raises(CopoError, match="networks/w"):
+        pack_state(folder, tmp_path / "small", 100)

@@ -14,6 +14,7 @@ import tyro
 from copo.cli.options import parse_device
 from copo.errors import CopoError
 from copo.formats.dataset import PortraitDataset
+from copo.training.checkpoints import latest_state, pack_state
 from copo.training.config import Acceleration, Precision, TrainingConfig, training_preset
 from copo.training.curves import read_expressions
 from copo.training.data import TrainingSet
@@ -181,11 +182,37 @@ class Prior:
 
 
 @dataclass
+class Pack:
+    """Write a small copy of a run's last checkpoint, to go on from on another machine (docs/training.md).
+
+    Example: copo train pack --run run --out carried/run --shard-mb 15
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """Run folder."""
+    out: Path
+    """Run folder to write; copo train portrait --out goes on from it."""
+    shard_mb: float = 512.0
+    """Largest file, MiB."""
+
+    def run(self) -> None:
+        """Pack."""
+        folder = latest_state(self.run_folder)
+        if folder is None:
+            raise CopoError(f"run {self.run_folder}: there is no checkpoint in it")
+        packed = pack_state(folder, self.out, self.shard_mb)
+        size = sum(f.stat().st_size for f in packed.iterdir())
+        print(f"{packed}: {size / 2**20:.1f} MiB in {len(list(packed.iterdir()))} files")
+
+
+@dataclass
 class Command:
-    """Train a portrait model, or the prior of one of its factors."""
+    """Train a portrait model, or the prior of one of its factors; or pack a run to go on elsewhere."""
 
     what: Annotated[
-        Annotated[Portrait, tyro.conf.subcommand("portrait")] | Annotated[Prior, tyro.conf.subcommand("prior")],
+        Annotated[Portrait, tyro.conf.subcommand("portrait")]
+        | Annotated[Prior, tyro.conf.subcommand("prior")]
+        | Annotated[Pack, tyro.conf.subcommand("pack")],
         tyro.conf.arg(name=""),
     ]
 

@@ -1,7 +1,7 @@
 """Triton kernels of `pointwise.py`: one pass over memory for what PyTorch does in three to six.
 
-Pictures are channels-last: a row is a pixel, a column a channel. Sums over pixels are made in float32, a partial sum for
-each program, added up by atomics. Imported only where Triton is used.
+Pictures are channels-last: a row is a pixel, a column a channel. Sums over pixels are made in float32, a partial sum
+for each program, added up by atomics. Imported only where Triton is used.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -425,7 +425,7 @@ def training_preset(name: str) -> TrainingConfig:
     if name == "portrait_256":
         return TrainingConfig(
             PRESETS[name], DISCRIMINATOR_PRESETS[name], portrait_stages(), batch=32, precision="bfloat16",
-            acceleration="compile", condition=ConditionConfig(pose="frontal", swap=0.0), adversarial_ramp_kimg=20.0,
+            acceleration="graphs", condition=ConditionConfig(pose="frontal", swap=0.0), adversarial_ramp_kimg=20.0,
         )  # fmt: skip
     if name == "tiny":
         return TrainingConfig(

@@ -146,7 +146,7 @@ class Trainer:
         if device.type == "cuda":
             # Convolutions may be reduced; matrix products stay exact, for rays and landmarks are made by them.
             torch.backends.cudnn.allow_tf32 = True
-            # cuDNN's search for the fastest algorithm cost 40 s at the start and won nothing (docs/decisions/training.md).
+            # cuDNN's search for the fastest algorithm took 40 s at the start and won nothing.
             torch.backends.cudnn.benchmark = False
         torch.manual_seed(config.run.seed)
         self.networks = Networks(config, ingredients.data.code_count).to(device)
@@ -478,7 +478,9 @@ class Trainer:
             tensors |= {f"{title}/{name}": value for name, value in module.state_dict().items()}
         for title, optimiser in self.optimisers.items():
             for number, moments in optimiser.state_dict()["state"].items():
-                tensors |= {f"adam_{title}/{number}/{key}": torch.as_tensor(v) for key, v in moments.items()}
+                # With a first decay of 0 the first moment is the last gradient, which nothing depends on.
+                kept = {key: v for key, v in moments.items() if key != "exp_avg"}
+                tensors |= {f"adam_{title}/{number}/{key}": torch.as_tensor(v) for key, v in kept.items()}
         if self._signs:
             tensors["signs"] = torch.stack(self._signs)
         return TrainingState(tensors, vars(self.progress).copy(), self._identity())
@@ -521,6 +523,8 @@ class Trainer:
                 for key, value in groups.get(f"adam_{title}", {}).items():
                     number, _, part = key.partition("/")
                     moments.setdefault(int(number), {})[part] = value
+                for values in moments.values():
+                    values["exp_avg"] = torch.zeros_like(values["exp_avg_sq"])
                 optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
             self._signs = list(groups["signs"][""].to(self.processes.device)) if "signs" in groups else []
             self.progress = Progress(**saved.progress)

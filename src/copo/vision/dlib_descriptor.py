@@ -51,7 +51,7 @@ class DlibDescriptor(nn.Module):
         """Read the weights.
 
         Args:
-            path: `dlib_face_recognition_resnet_model_v1.dat`, or our compact copy (.safetensors); by default that of the
+            path: `dlib_face_recognition_resnet_model_v1.dat` or our compact copy (.safetensors); by default that of the
                 installed package or cache.
 
         Raises:

@@ -61,7 +61,7 @@ class ModelFile:
 
     @property
     def compact(self) -> str:
-        """File name of our own copy of the weights: safetensors in half precision, with our names (tools/stage_portrait)."""
+        """File name of our copy of the weights: safetensors in half precision (tools/stage_portrait.py)."""
         return f"{Path(self.file).stem}.half.safetensors"
 
     @property

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from copo.camera import METHOD_FOV, Camera, intrinsics_from_fov
+from copo.camera import METHOD_FOV, Camera, constant
 
 FLIP = (1.0, -1.0, -1.0)
 """Viewer's frame to OpenCV's."""
@@ -33,19 +33,21 @@ def project(points: Tensor, rotation: Tensor, translation: Tensor, focal: Tensor
     """
     # sums instead of matrix products: reduced-precision products (TF32, autocast) would move points by a pixel
     turned = (rotation[:, None] * points[:, :, None]).sum(-1)
-    local = turned * points.new_tensor(FLIP) + translation[:, None]
-    length = torch.as_tensor(focal, dtype=points.dtype, device=points.device).reshape(-1, 1, 1)
+    local = turned * constant(FLIP, points) + translation[:, None]
+    length = focal.to(points).reshape(-1, 1, 1) if isinstance(focal, Tensor) else focal
     return 0.5 + length * local[..., :2] / local[..., 2:].clamp_min(1e-2)
 
 
 def camera_of(rotation: Tensor, translation: Tensor, focal: Tensor | float = METHOD_FOCAL) -> Camera:
     """The camera that sees the resting head so."""
-    turn = rotation.new_tensor(FLIP)[:, None] * rotation  # head to OpenCV
+    turn = constant(FLIP, rotation)[:, None] * rotation  # head to OpenCV
     cam2world = torch.eye(4, dtype=rotation.dtype, device=rotation.device).repeat(len(rotation), 1, 1)
     cam2world[:, :3, :3] = turn.mT
     cam2world[:, :3, 3] = -(turn.mT * translation[:, None]).sum(-1)
-    length = torch.as_tensor(focal, dtype=rotation.dtype, device=rotation.device)
-    return Camera(cam2world, intrinsics_from_fov(2 * torch.atan(0.5 / length), cam2world.clone()))
+    intrinsics = torch.eye(3, dtype=rotation.dtype, device=rotation.device).repeat(len(rotation), 1, 1)
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal
+    intrinsics[:, :2, 2] = 0.5
+    return Camera(cam2world, intrinsics)
 
 
 def pose_of(camera: Camera) -> tuple[Tensor, Tensor]:
@@ -53,7 +55,7 @@ def pose_of(camera: Camera) -> tuple[Tensor, Tensor]:
     turn = camera.cam2world[:, :3, :3].mT
     translation = -(turn * camera.position[:, None]).sum(-1)
     factor = METHOD_FOCAL / camera.intrinsics[:, 0, 0]
-    return turn * turn.new_tensor(FLIP)[:, None], as_method_lens(translation, 1 / factor)
+    return turn * constant(FLIP, turn)[:, None], as_method_lens(translation, 1 / factor)
 
 
 def as_method_lens(translation: Tensor, ratio: Tensor) -> Tensor:
