@@ -12,6 +12,7 @@ Angles are degrees in `camera` and radians elsewhere, lengths metres, pictures (
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -40,6 +41,7 @@ from copo.formats.atomic import write_bytes
 from copo.formats.checkpoint import Checkpoint, StoredNetwork, fingerprint, load_checkpoint, save_checkpoint
 from copo.formats.mesh import MeshData
 from copo.formats.pictures import Picture, depth_picture, label_picture, normal_picture, save_image, to_uint8
+from copo.formats.portrait_file import load_portrait_file
 from copo.formats.provenance import Provenance
 from copo.formats.recipe import Recipe
 from copo.head.open_head import OpenHead
@@ -48,6 +50,7 @@ from copo.illumination import direction_from_angles, directional_light, normalis
 from copo.networks.build import load
 from copo.networks.generator import Generator
 from copo.networks.layers import NoiseMode
+from copo.networks.personal import personal
 from copo.networks.vae import Vae
 
 MAPS: tuple[str, ...] = ("depth", "normals", "semantics", "alpha")
@@ -373,6 +376,39 @@ class Portrait:
     def with_generator(self, generator: Generator, name: str | None = None) -> Self:
         """The same head, priors and camera with another generator of the same factors, such as a personal one."""
         return replace(self, generator=generator.to(self.device), name=name or self.name)
+
+    def load_portrait(self, path: str | os.PathLike[str]) -> tuple[Self, Factors]:
+        """A person that `invert` found: use both in place of the model and of `sample(seed=...)`.
+
+        Args:
+            path: The portrait file.
+
+        Returns:
+            The personal model, and factors (1) with the expression and light of the (first) photograph.
+
+        Raises:
+            CopoError: The file is damaged, none, or belongs to another model.
+        """
+        file = load_portrait_file(Path(path))
+        return self.with_generator(personal(self.generator, file, f"portrait file {path}")), file.person
+
+    def invert(self, photographs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], **options: Any) -> Any:
+        """Find the person of one or several photographs in this model (docs/invert.md).
+
+        Args:
+            photographs: Files; all show the same person.
+            options: Of `copo.inversion.service.invert_photographs`: mode, face, seconds, seed, progress.
+
+        Returns:
+            `copo.inversion.service.Inverted`: its `model` and `factors` take the place of model and sample;
+            `save_inverted` writes it to a folder.
+
+        Raises:
+            CopoError: A photograph shows no face or several, cannot be read, or a network's file is missing.
+        """
+        paths = [photographs] if isinstance(photographs, (str, os.PathLike)) else list(photographs)
+        service = importlib.import_module("copo.inversion.service")  # of a layer above, which holds what it needs
+        return service.invert_photographs(self, paths, **options)
 
     # --- factors ----------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ from copo.networks.personal import fold_offsets, personal, tunable
 from copo.training.perception import Perception
 
 STAGES = ("code", "latents", "tuning")
+START_SHARE = 0.3
+"""Longest search for a first noise code, as a share of the first stage's time."""
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and how far it is, 0 to 1."""
 
@@ -186,13 +188,17 @@ class Inverter:
         spec = photos.factors.spec
         seeds = [1 + i + 1000 * self.config.seed for i in range(max(c.candidates, 1))]
         codes = seeded_normal("noise", seeds, spec.noise).to(self.device)
-        costs = []
+        began, limit = time.perf_counter(), START_SHARE * self.config.seconds * self.config.shares[0]
+        costs: list[float] = []
         with torch.no_grad():
-            for i, code in enumerate(codes):
+            for code in codes:
+                if costs and time.perf_counter() - began > limit:
+                    break
                 frame = self._show(photos.factors[0].replace(noise=code), photos.camera[0])
                 terms = self.likeness.losses(frame, [0])
                 costs.append(float(sum(terms.values())))
-                self.progress("start", (i + 1) / len(codes))
+                self.progress("start", len(costs) / len(codes))
+        self.progress("start", 1.0)
         best = codes[int(np.argmin(costs))][None].clone()
         count = len(photos)
         moved = {
@@ -296,8 +302,13 @@ class Inverter:
         factors: Callable[[], Factors],
         extra: Callable[[int, PortraitFrame, int], dict[str, Tensor]] | None = None,
     ) -> _Took:
-        """Take steps until they are done or the stage's time is over; rates rise shortly and fall to zero."""
+        """Take steps until they are done or the stage's time is over; rates rise shortly and fall to zero.
+
+        A stage that had too little time to come nearer than it began leaves everything as it was.
+        """
         began, done = time.perf_counter(), 0
+        learned = [value for group in optimiser.param_groups for value in group["params"]]
+        start, cost = [value.detach().clone() for value in learned], self._cost(factors())
         limit = self.config.seconds * self.config.shares[STAGES.index(name)]
         base = [group["lr"] for group in optimiser.param_groups]
         for step, part in zip(range(steps), self._parts(), strict=False):
@@ -321,8 +332,21 @@ class Inverter:
             optimiser.step()
             done += 1
             self.progress(name, share)
+        if not self._cost(factors()) <= cost:
+            with torch.no_grad():
+                for value, old in zip(learned, start, strict=True):
+                    value.copy_(old)
         self.progress(name, 1.0)
         return _Took(done, time.perf_counter() - began)
+
+    @torch.no_grad()
+    def _cost(self, factors: Factors) -> float:
+        """How far all photographs are."""
+        total = 0.0
+        for i in range(len(factors)):
+            terms = self.likeness.losses(self._show(factors[i], self.photographs.camera[i]), [i])
+            total += float(torch.stack(list(terms.values())).sum())
+        return total / len(factors)
 
     def _parts(self) -> Iterator[list[int]]:
         """Which photographs each step looks at, in turns."""

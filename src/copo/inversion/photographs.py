@@ -222,7 +222,7 @@ def _face_box(models: Models, picture: Picture, face: int | None, name: str) -> 
 
 def _opened(data: bytes, size: int, resampling: Image.Resampling = Image.Resampling.LANCZOS) -> Picture:
     image = Image.open(io.BytesIO(data))
-    return np.asarray(image if image.size == (size, size) else image.resize((size, size), resampling))
+    return np.array(image if image.size == (size, size) else image.resize((size, size), resampling))
 
 
 def _together(
