@@ -80,10 +80,10 @@ def test_time_that_is_over_ends_a_stage() -> None:
 
 
 def test_controls_are_better_kept_with_the_comparison_than_without() -> None:
-    free = replace(short(40).tuning, depth=0.0, classes=0.0, opacity=0.0, change=0.0)
-    held = replace(short(40).tuning, depth=200.0, classes=10.0, opacity=10.0, change=10.0, every=1)
+    free = replace(short(25).tuning, depth=0.0, classes=0.0, opacity=0.0, change=0.0)
+    held = replace(short(25).tuning, depth=200.0, classes=10.0, opacity=10.0, change=10.0, every=1)
     kept = [
-        Inverter(generator(), photographs(), Perception(), short(40, tuning=tuning)).run().kept
+        Inverter(generator(), photographs(), Perception(), short(25, tuning=tuning)).run().kept
         for tuning in (free, held)
     ]
     assert kept[1].depth < kept[0].depth
