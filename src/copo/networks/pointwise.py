@@ -101,7 +101,7 @@ class _Scale(torch.autograd.Function):
         return _forward(x, scale, bias, activate)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, bias = ctx.saved_tensors
         dx, dscale, dbias = _backward(dy, x, scale, bias, bias is not None, ctx.activate)
@@ -136,7 +136,7 @@ class _BiasBackward(torch.autograd.Function):
         return dx, dbias
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_dx: Tensor | None, of_dbias: Tensor | None) -> tuple[Tensor | None, ...]:
         (y,) = ctx.saved_tensors
         if of_dbias is not None:
@@ -160,7 +160,7 @@ class _Double(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         dy = dy.contiguous(memory_format=torch.channels_last)
         batch, channels, height, width = dy.shape
