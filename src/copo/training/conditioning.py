@@ -171,13 +171,14 @@ class FactorSampler:
         if name in self.priors:
             prior = self.priors[name]
             latent = torch.randn(count, prior.config.latent, generator=generator)
-            return prior.sample(latent) / self._normaliser()[part]
+            low, high = self.spec.expression_range if name == "expression" else (-math.inf, math.inf)
+            return prior.sample(latent).clamp(low, high) / self._normaliser()[part]
         rows = torch.randint(len(self.table), (count,), generator=generator)
         out = self.table[rows, part]
         if name == "expression" and self.config.expression_jitter:
             low, high = (v / self.spec.normaliser("expression") for v in self.spec.expression_range)
             noise = torch.randn(out.shape, generator=generator) * self.config.expression_jitter
-            out = (out + noise * min(high - low, 2.0)).clamp(low, high)
+            out = (out + noise * (high - low if math.isfinite(high - low) else 2.0)).clamp(low, high)
         return out
 
     def driven(self, base: Tensor, generator: torch.Generator) -> Tensor:

@@ -32,7 +32,7 @@ from copo.training.conditioning import FactorSampler
 from copo.training.config import TrainingConfig
 from copo.training.data import Batch, PhotographStream, TrainingSet
 from copo.training.distributed import GradientExchange, Processes
-from copo.training.drawing import Painter
+from copo.training.drawing import TYPES, Painter
 from copo.training.ema import averaged_copy, update_average
 from copo.training.guide import HeadGuide
 from copo.training.perception import Perception
@@ -157,7 +157,9 @@ class Trainer:
         if isinstance(head, torch.nn.Module):
             head.to(device)
         teachers = Teachers(
-            HeadGuide(head, config.generator.noise, config.light_frame), ingredients.perception.to(str(device))
+            HeadGuide(head, config.generator.noise, config.light_frame),
+            ingredients.perception.to(str(device)),
+            TYPES[config.precision],
         )
         self.guide = teachers.guide
         self.sampler = FactorSampler(self.spec, ingredients.data.coefficients, ingredients.priors, config.draw)

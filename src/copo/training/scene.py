@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,10 +28,17 @@ class Teachers:
     Attributes:
         guide: The parametric head.
         perception: Networks that look at portraits.
+        dtype: Type of their activations on a GPU.
     """
 
     guide: HeadGuide
     perception: Perception
+    dtype: torch.dtype = torch.float32
+
+    def looking(self, pictures: Tensor) -> AbstractContextManager[object]:
+        """The context in which perception runs."""
+        kind = pictures.device.type
+        return torch.autocast(kind, self.dtype, enabled=kind == "cuda" and self.dtype != torch.float32)
 
 
 def resize(pictures: Tensor, side: int) -> Tensor:
@@ -89,13 +97,15 @@ class Portraits:
     def reading(self) -> Reading:
         """What the reader finds in the final pictures."""
         assert self.teachers.perception.reader is not None
-        return self.teachers.perception.reader.read(self.frame.image.float())
+        with self.teachers.looking(self.frame.image):
+            return self.teachers.perception.reader.read(self.frame.image.float())
 
     @cached_property
     def features(self) -> list[Tensor]:
         """Perceptual maps of the final pictures."""
         assert self.teachers.perception.features is not None
-        return self.teachers.perception.features.maps(self.frame.image.float())
+        with self.teachers.looking(self.frame.image):
+            return self.teachers.perception.features.maps(self.frame.image.float())
 
     @cached_property
     def descriptor(self) -> Tensor:
@@ -117,7 +127,9 @@ class Portraits:
         recogniser = self.teachers.perception.recogniser
         assert recogniser is not None
         points = self.view.landmarks.float() * pictures.shape[-1]
-        return recogniser.describe(recogniser.align(pictures, points, validate=False))
+        crops = recogniser.align(pictures, points, validate=False)
+        with self.teachers.looking(pictures):
+            return recogniser.describe(crops)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def control_sweeps(trainer: Trainer, z: Tensor, camera: Camera) -> list[tuple[st
     swept = [(name, groups[name]) for name in UNITS if all(u in index for u in groups[name])]
     swept = swept or [(name, (name,)) for name in spec.expression_names[:4]]
     high = spec.expression_range[1] / spec.normaliser("expression")
-    high = high if math.isfinite(high) and high <= 1 else 1.0
+    high = high if math.isfinite(high) else 1.0
     for number, (name, units) in enumerate(swept):
         latents, cameras = row(number)
         latents[:, slices["expression"]] = 0

@@ -97,7 +97,7 @@ class Reconstruction:
     def _perceptual(scene: Scene, mask: Tensor) -> Tensor:
         features = scene.reconstructed.teachers.perception.features
         assert features is not None
-        with torch.no_grad():
+        with torch.no_grad(), scene.reconstructed.teachers.looking(scene.photographs.pictures):
             theirs = features.maps(scene.photographs.pictures)
         return losses.perceptual_distance(scene.reconstructed.features, theirs, mask)
 
@@ -264,7 +264,7 @@ class Semantics:
     def _labels(made: Portraits) -> Tensor:
         parser = made.teachers.perception.parser
         assert parser is not None
-        with torch.no_grad():
+        with torch.no_grad(), made.teachers.looking(made.frame.image):
             found = parser.probabilities(made.frame.image.float())
             labels = resize(found, made.frame.classes.shape[-1]).argmax(1)
         return losses.class_cross_entropy(made.frame.classes, labels)
