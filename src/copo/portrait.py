@@ -573,12 +573,13 @@ class Portrait:
             out, camera=view, recipes=self._recipes(subject, view, psi, mixture, reference, size, rays, sampling, seeds)
         )
 
-    def remake(self, recipe: Recipe, maps: Sequence[str] = ()) -> PortraitPicture:
+    def remake(self, recipe: Recipe, maps: Sequence[str] = (), map_rays: int | None = None) -> PortraitPicture:
         """The picture of a recipe, with the same bits on the same kind of machine.
 
         Args:
             recipe: From `copo.formats.recipe.read_recipe`.
             maps: As in `render`.
+            map_rays: As in `render`.
 
         Raises:
             CopoError: It was made with another model.
@@ -597,6 +598,7 @@ class Portrait:
             reference=recipe.reference,
             rays=recipe.rays,
             maps=maps,
+            map_rays=map_rays,
             sampling=_sampling_from_dict(recipe.sampling),
             seeds=None if recipe.seed is None else [recipe.seed],
         )
@@ -757,7 +759,7 @@ class Portrait:
     ) -> PortraitPicture:
         side = self.generator.config.raw_resolution
 
-        def look(rays_per_side: int | None, normals: bool) -> PortraitFrame:
+        def look(rays_per_side: int | None, normals: bool, upscale: bool = True) -> PortraitFrame:
             own = rays_per_side is None or rays_per_side == side
             return self.field.render(
                 planes,
@@ -768,6 +770,7 @@ class Portrait:
                 size=None if own else rays_per_side,
                 normals=normals,
                 noise=self._noise() if own else "none",
+                upscale=upscale,
             )
 
         separate = bool(maps) and map_rays is not None and map_rays != (rays or side)
@@ -775,7 +778,7 @@ class Portrait:
         image = frame.image.float().clamp(-1, 1)
         if size is not None and image.shape[-1] != size:
             image = F.interpolate(image, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
-        seen = look(map_rays, "normals" in maps) if separate else frame
+        seen = look(map_rays, "normals" in maps, upscale=False) if separate else frame
         return PortraitPicture(
             image=image,
             camera=camera,

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from copo.errors import CopoError
-from copo.illumination import direction_from_angles, directional_light
+from copo.errors import CopoError, unknown_name
+from copo.formats.environment import SUFFIXES, load_panorama, radiance_of
+from copo.illumination import (
+    direction_from_angles,
+    directional_light,
+    illumination_from_radiance,
+    normalise_exposure,
+)
 
 
 def parse_expression(text: str) -> dict[str, float]:
@@ -47,13 +54,66 @@ def parse_numbers(option: str, text: str, count: int, example: str) -> list[floa
     return numbers
 
 
+def parse_names(option: str, text: str) -> tuple[str, ...]:
+    """`depth,normals` -> ("depth", "normals"), each once; an empty text is none.
+
+    Raises:
+        CopoError: A name stands twice.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if names.count(name) > 1:
+            raise CopoError(f"{option} names {name!r} twice: give it once")
+    return names
+
+
+def parse_shares(option: str, text: str) -> dict[str, float]:
+    """`0.8`, or `identity=0.8,noise=0.9` -> truncation by factor (identity, expression, illumination, noise).
+
+    Raises:
+        CopoError: A factor is unknown, or a value is no number from 0 to 2.
+    """
+    names = ("identity", "expression", "illumination", "noise")
+    parts = [p.strip() for p in text.split(",") if p.strip()]
+    pairs = [(name, parts[0]) for name in names] if len(parts) == 1 and "=" not in parts[0] else []
+    pairs = pairs or [(p.partition("=")[0].strip(), p.partition("=")[2]) for p in parts]
+    out: dict[str, float] = {}
+    for name, number in pairs:
+        name = "illumination" if name == "light" else name
+        if name not in names:
+            raise unknown_name(f"factor in {option}", name, names)
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= 2:
+            raise CopoError(f"{option} {text!r}: write a number from 0 to 2, or identity=0.8,noise=0.9")
+        out[name] = value
+    return out
+
+
 def parse_light(text: str) -> Tensor:
     """`AZIMUTH,ELEVATION` in degrees -> (27,) illumination of a white lamp with some ambient light.
 
-    Azimuth 0 is in front, 90 is at the right of the frontal picture; elevation 90 is above.
+    Azimuth 0 is in front, 90 is at the right of the frontal picture; elevation 90 is above. The name of a panorama
+    (.hdr) gives the light of that place instead, at exposure 1.
+
+    Raises:
+        CopoError: It is neither.
     """
+    if text.lower().endswith(SUFFIXES):
+        return panorama_light(Path(text))
     azimuth, elevation = (math.radians(v) for v in parse_numbers("--light", text, 2, "45,30"))
     return directional_light(direction_from_angles(azimuth, elevation), intensity=1.2, ambient=0.4)
+
+
+def panorama_light(path: Path) -> Tensor:
+    """(27,) the light of a panorama, brought to exposure 1.
+
+    Raises:
+        CopoError: The file is missing or no Radiance picture, or nothing shines on the face.
+    """
+    return normalise_exposure(illumination_from_radiance(radiance_of(load_panorama(path))))
 
 
 def parse_device(name: str) -> torch.device:

@@ -191,6 +191,7 @@ class PortraitField:
         normals: bool = False,
         noise: NoiseMode = "const",
         generator: torch.Generator | None = None,
+        upscale: bool = True,
     ) -> PortraitFrame:
         """Look at portraits.
 
@@ -204,6 +205,7 @@ class PortraitField:
             normals: Whether to compute surface normals.
             noise: Per-pixel noise of super-resolution.
             generator: Source of jitter.
+            upscale: Whether super-resolution runs; without, `image` is `raw`.
 
         Raises:
             CopoError: A camera stands in the head or does not see it, the size is zero, or the reference is missing.
@@ -242,9 +244,10 @@ class PortraitField:
             backend=self.backend,
         )
         features, classes = add_background(out, background, (height, width), sampling.opaque_end)
+        raw = features[:, :3] * 2 - 1
         return PortraitFrame(
-            image=self.generator.super_resolution(features, styles, noise=noise),
-            raw=features[:, :3] * 2 - 1,
+            image=self.generator.super_resolution(features, styles, noise=noise) if upscale else raw,
+            raw=raw,
             features=features,
             depth=(out.depth * rays.axis_share).unflatten(1, (height, width)),
             alpha=out.alpha.unflatten(1, (height, width)),

@@ -118,6 +118,21 @@ def load_factors(path: str | os.PathLike[str], spec: FactorSpec | None = None) -
     return _assemble(target, header, arrays, spec)
 
 
+def factor_document(factors: Factors, camera: Camera | None = None) -> dict[str, Any]:
+    """The content of a .json factor file as plain data, with the shortest numbers that read back as the same float32.
+
+    More entries may be added: `load_factors` passes over what it does not know.
+    """
+    arrays = {name: _array(getattr(factors, name)) for name in FACTOR_NAMES}
+    if camera is not None:
+        arrays |= {name: _array(getattr(camera, name)) for name in _CAMERA_NAMES}
+    short = {
+        name: np.array([float(str(v)) for v in value.ravel()]).reshape(value.shape).tolist()
+        for name, value in arrays.items()
+    }
+    return _header(factors.spec) | short
+
+
 # --- .json, .npz, .safetensors ----------------------------------------------------------------------------------
 
 

@@ -138,17 +138,35 @@ def save_image(
         CopoError: Unknown suffix, empty picture, wrong shape or type, metadata too large for JPEG, or the file cannot
             be written.
     """
+    target, kind = _target(path)
+    _write(target, encode_image(image, kind, provenance, quality, target.name))
+
+
+def encode_image(
+    image: Picture, kind: str, provenance: Provenance | None = None, quality: int = 95, name: str = "picture"
+) -> bytes:
+    """The content of the file that `save_image` writes.
+
+    Args:
+        image: (H, W, 3) or (H, W, 4) RGB(A) or (H, W) grey, uint8.
+        kind: PNG, JPEG or WEBP.
+        provenance: Kind of origin and metadata.
+        quality: Of JPEG and WebP.
+        name: What to call it in errors.
+
+    Raises:
+        CopoError: Empty picture, wrong shape or type, metadata too large for JPEG.
+    """
     image = np.asarray(image)
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
         raise CopoError(
             f"cannot write a picture of shape {image.shape} and type {image.dtype}: give (H, W, 3) uint8, not empty"
         )
-    target, kind = _target(path)
     if kind == "JPEG" and channels == 4:
-        raise CopoError(f"{target.name}: JPEG has no transparency; end the name in .png or .webp")
+        raise CopoError(f"{name}: JPEG has no transparency; end the name in .png or .webp")
     picture = Image.fromarray(image[..., 0] if image.ndim == 3 and channels == 1 else image)
-    _save(target, kind, picture, provenance or Provenance(), quality)
+    return _encoded(name, kind, picture, provenance or Provenance(), quality)
 
 
 def save_depth(
@@ -169,6 +187,20 @@ def save_depth(
     target, kind = _target(path)
     if kind != "PNG":
         raise CopoError(f"cannot write depth as {target.name!r}: 16 bits need a name that ends in .png")
+    _write(target, encode_depth(depth, provenance, target.name))
+
+
+def encode_depth(depth: NDArray[np.floating[Any]], provenance: Provenance | None = None, name: str = "depth") -> bytes:
+    """The content of the PNG that `save_depth` writes.
+
+    Args:
+        depth: (H, W) metres.
+        provenance: The mark.
+        name: What to call it in errors.
+
+    Raises:
+        CopoError: Wrong shape.
+    """
     depth = np.asarray(depth, dtype=np.float64)
     if depth.ndim != 2 or not depth.size:
         raise CopoError(f"cannot write depth of shape {depth.shape}: expected (H, W)")
@@ -180,7 +212,7 @@ def save_depth(
     scale = {"unit": "metre", "offset": float(offset), "step": float(step)}
     mark = provenance or Provenance()
     mark = replace(mark, metadata={**mark.metadata, "depth": scale})
-    _save(target, kind, Image.fromarray(values), mark, quality=95)
+    return _encoded(name, "PNG", Image.fromarray(values), mark, quality=95)
 
 
 # --- pictures of other quantities -------------------------------------------------------------------------------
@@ -319,7 +351,12 @@ def _target(path: str | os.PathLike[str]) -> tuple[Path, str]:
     return target, kind
 
 
-def _save(target: Path, kind: str, picture: Image.Image, mark: Provenance, quality: int) -> None:
+def _write(target: Path, data: bytes) -> None:
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def _encoded(name: str, kind: str, picture: Image.Image, mark: Provenance, quality: int) -> bytes:
     xmp = mark.xmp()
     options: Mapping[str, Any]
     if kind == "PNG":
@@ -330,13 +367,14 @@ def _save(target: Path, kind: str, picture: Image.Image, mark: Provenance, quali
         options = {"pnginfo": text}
     else:
         if kind == "JPEG" and len(xmp) > _JPEG_XMP_LIMIT:
-            raise CopoError(f"{target.name}: {len(xmp)} bytes of metadata do not fit into a JPEG; use .png or .webp")
+            raise CopoError(f"{name}: {len(xmp)} bytes of metadata do not fit into a JPEG; use .png or .webp")
         exif = Image.Exif()
         exif[_EXIF_DESCRIPTION], exif[_EXIF_SOFTWARE] = mark.description, SOFTWARE
         options = {"exif": exif.tobytes(), "xmp": xmp, "quality": quality}
         options |= {"subsampling": 0} if kind == "JPEG" else {"lossless": quality >= 100, "exact": True}
-    with atomic_write(target) as temporary:
-        picture.save(temporary, kind, **options)
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
 
 
 def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

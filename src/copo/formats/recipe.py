@@ -119,19 +119,25 @@ class Recipe:
             raise CopoError(f"its recipe is damaged ({type(error).__name__}: {error})") from error
 
 
-def read_recipe(path: str | Path, spec: FactorSpec) -> Recipe:
+def read_recipe(path: str | Path, spec: FactorSpec, fingerprint: str | None = None) -> Recipe:
     """The recipe of a picture that CoPo made.
 
     Args:
         path: .png, .jpg or .webp.
         spec: Factors of the model that shall make it again.
+        fingerprint: Of that model; None takes recipes of any.
 
     Raises:
-        CopoError: The file is no picture, or carries no recipe or one of another head.
+        CopoError: The file is no picture, or carries no recipe or one of another model or head.
     """
     data = read_metadata(path).metadata.get("recipe")
     if not isinstance(data, Mapping):
         raise CopoError(f"{path} carries no recipe: only pictures that this program made, unchanged, can be made again")
+    if fingerprint is not None and data.get("fingerprint") != fingerprint:
+        raise CopoError(
+            f"{path} was made with another model, {str(data.get('model'))[:60]}: give that one with --model, and its "
+            "portrait file with --portrait where it shows a person of one"
+        )
     try:
         return Recipe.from_dict(data, spec)
     except CopoError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -34,6 +35,18 @@ class Crew:
     """Of the cluster: auto, HOST:PORT or ray://HOST:10001; local starts one here."""
 
 
+def check_crew(crew: Crew) -> None:
+    """Refuse a crew that cannot work, before anything is written.
+
+    Raises:
+        CopoError: A negative number of workers, or Ray is not installed.
+    """
+    if crew.workers < 0:
+        raise CopoError(f"--workers {crew.workers}: give 1 or more, or 0 for all CPUs")
+    if crew.engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise CopoError("--engine ray needs the package ray: pip install 'copo[ray]'")
+
+
 def work(
     units: Sequence[Any], job: Job, crew: Crew, done: Done, default: int | None = None, gpus: bool = False
 ) -> None:
@@ -50,8 +63,7 @@ def work(
     Raises:
         CopoError: Going on is useless, see `copo.work.engine`.
     """
-    if crew.workers < 0:
-        raise CopoError(f"--workers {crew.workers}: give 1 or more, or 0 for all CPUs")
+    check_crew(crew)
     if crew.engine == "ray":
         run_ray(units, job, crew.workers, crew.ray_address, done, gpus)
         return
