@@ -28,11 +28,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from copo.animation.clip import DrivingClip
+from copo.animation.paths import camera_path
+from copo.animation.sources import read_clip
 from copo.camera import Camera, turn_cameras
 from copo.config import preset
 from copo.errors import CopoError, unknown_name
 from copo.factors import Factors, FactorSpec, seeded_normal, seeded_uniform
 from copo.field.blending import Blend
+from copo.field.graphs import fast_field
 from copo.field.portrait_field import PortraitField, PortraitFrame, PortraitPlanes, Reference
 from copo.field.sampling import SamplingConfig
 from copo.field.shapes import ShapeConfig, extract_mesh
@@ -377,6 +381,15 @@ class Portrait:
         """The same head, priors and camera with another generator of the same factors, such as a personal one."""
         return replace(self, generator=generator.to(self.device), name=name or self.name)
 
+    def fast(self) -> Self:
+        """The same model for interactive use and films: on a GPU it draws with half-precision kernels and recorded
+        CUDA graphs (`copo.field.graphs`); elsewhere it is as it was. The first call of each kind takes seconds."""
+        if self.device.type != "cuda":
+            return self
+        out = replace(self)
+        out.field = fast_field(out.generator)
+        return out
+
     def load_portrait(self, path: str | os.PathLike[str]) -> tuple[Self, Factors]:
         """A person that `invert` found: use both in place of the model and of `sample(seed=...)`.
 
@@ -606,8 +619,8 @@ class Portrait:
     def animate(
         self,
         factors: Factors,
-        drive: Factors | Tensor | None = None,
-        camera: Camera | None = None,
+        drive: Factors | Tensor | DrivingClip | str | os.PathLike[str] | None = None,
+        camera: Camera | str | None = None,
         *,
         blend: str | Blend = "both",
         reference: Subject | Reference | None = None,
@@ -617,13 +630,14 @@ class Portrait:
         sampling: SamplingConfig | None = None,
         batch: int | None = None,
     ) -> Iterator[PortraitPicture]:
-        """Frames of a film, one after the other.
+        """Frames of a film, one after the other; `copo.formats.video.write_video` makes a file of them.
 
         Args:
             factors: (1) who it is, with light and hair.
             drive: (T, expression) coefficients, or Factors (T) whose expression and, where they were changed by the
-                caller, light are followed; None for a still face before a moving camera.
-            camera: One, or T of them.
+                caller, light are followed, or a driving clip or its file (docs/animate.md); None for a still face
+                before a moving camera.
+            camera: One, or T of them, or the name of a path (`copo.animation.paths`): ellipse, orbit, drive, ...
             blend: What is held still, taken from `reference`.
             reference: By default `factors` with a neutral expression.
             psi: Truncation, see `planes`.
@@ -640,6 +654,13 @@ class Portrait:
         """
         if len(factors) != 1:
             raise CopoError(f"animate: {len(factors)} portraits: give one")
+        clip = read_clip(drive) if isinstance(drive, (str, os.PathLike)) else drive
+        drive = clip.for_spec(self.spec) if isinstance(clip, DrivingClip) else clip
+        if isinstance(camera, str):
+            if drive is None:
+                raise CopoError(f"animate: a camera path {camera!r} needs a drive, which says how long it is")
+            pose = clip.pose if isinstance(clip, DrivingClip) else None
+            camera = camera_path(camera, self.default_camera, len(drive), pose=pose)
         view = self.default_camera if camera is None else camera
         if drive is not None and not len(drive):
             raise CopoError("animate: the drive has no frames")
@@ -651,23 +672,32 @@ class Portrait:
         if len(frames) not in (1, count):
             raise CopoError(f"animate: {len(frames)} driven frames for {count} cameras: give as many of both")
         step = batch or (8 if self.device.type == "cuda" else 1)
-        holder = self._reference(neutral(factors) if reference is None else reference, psi)
+        mixture = Blend.of(blend) if isinstance(blend, str) else blend
+        still = neutral(factors) if reference is None else reference
+        holder = self._reference(still, psi) if mixture.classes else None
+        noted = None if reference is None and not isinstance(clip, Factors) else still
         planes = self.planes(frames, psi) if len(frames) == 1 else None
         for start in range(0, count, step):
-            some = slice(start, start + step)
+            some: slice | Tensor = slice(start, start + step)
+            if start and start + step > count:  # as many as before: a recorded graph has one batch size
+                some = torch.arange(start, start + step).clamp(max=count - 1)
             subject: Subject = planes if planes is not None else frames[some]
             drawn = self.render(
                 subject,
                 view[some],
                 size,
                 psi=psi,
-                blend=blend,
+                blend=mixture,
                 reference=holder,
                 rays=rays,
                 sampling=sampling,
                 batch=step,
             )
-            yield from (drawn[i] for i in range(len(drawn)))
+            seen = frames if planes is not None else frames[some]
+            drawn = replace(
+                drawn, recipes=self._recipes(seen, view[some], psi, mixture, noted, size, rays, sampling, None)
+            )
+            yield from (drawn[i] for i in range(min(step, count - start)))
 
     # --- shapes -----------------------------------------------------------------------------------------------------
 
@@ -714,7 +744,8 @@ class Portrait:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _noise(self) -> NoiseMode:
-        return "const" if self.generator.config.noise_inputs else "none"
+        plain = type(self.field) is PortraitField
+        return "const" if self.generator.config.noise_inputs or not plain else "none"  # recorded graphs know one mode
 
     def _check(self, factors: Factors) -> None:
         mine, theirs = self.spec, factors.spec

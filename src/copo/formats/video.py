@@ -35,6 +35,9 @@ VideoFile = str | os.PathLike[str] | bytes
 VIDEO_FORMATS = (".mp4", ".webm", ".gif", ".webp")
 """Endings that `write_video` knows; a name without an ending is a folder of PNG frames."""
 
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".flv"})
+"""Endings of files that are read as videos."""
+
 LARGEST_ANIMATION = 1 << 30
 """Most bytes of pictures in a GIF or WebP: both are put together in memory."""
 FASTEST, SLOWEST = 240.0, 0.1

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from copo.errors import CopoError
 from copo.formats.dataset import read_table
+from copo.formats.video import VIDEO_SUFFIXES
 
 PICTURE_SUFFIXES = frozenset(
     {
@@ -37,7 +38,6 @@ PICTURE_SUFFIXES = frozenset(
         ".tga",
     }
 )
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".flv"})
 MANIFEST = "manifest.csv"
 
 
