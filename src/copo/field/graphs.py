@@ -214,13 +214,17 @@ class GraphedPortraitField(PortraitField):
         normals: bool = False,
         noise: NoiseMode = "const",
         generator: torch.Generator | None = None,
+        upscale: bool = True,
     ) -> PortraitFrame:
         """See `PortraitField.render`."""
         sampling = sampling or self.sampling
-        if normals or noise != "const" or sampling.jitter or size not in (None, self.config.raw_resolution):
+        odd = normals or noise != "const" or sampling.jitter or not upscale
+        if odd or size not in (None, self.config.raw_resolution):
             plain = replace(planes, planes=planes.planes.float())
+            if reference is not None and reference.planes.planes.dtype != torch.float32:
+                reference = Reference(replace(reference.planes, planes=reference.planes.planes.float()))
             return super().render(plain, camera, blend=blend, reference=reference, sampling=sampling, size=size,
-                                  normals=normals, noise=noise, generator=generator)  # fmt: skip
+                                  normals=normals, noise=noise, generator=generator, upscale=upscale)  # fmt: skip
         _check(camera, sampling, self.config.box)
         blend = blend if blend is not None and blend.classes else None
         batch = max(len(planes), len(camera))

@@ -64,7 +64,7 @@ class ModelSource:
             device = f"cuda:{(int(local) if local.isdigit() else index) % count}"
         head: HeadModel | None = None
         if self.bfm is not None:
-            head = BaselFaceModel.load(self.bfm)  # type: ignore[assignment]
+            head = BaselFaceModel.load(self.bfm)
         return Portrait.from_pretrained(self.model, device, head)
 
 
