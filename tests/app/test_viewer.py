@@ -28,7 +28,7 @@ pytest.importorskip("viser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PATIENCE = 60.0
-FREE = (slice(230, 480), slice(220, 550))
+FREE = (slice(230, 480), slice(320, 650))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def viewer() -> Iterator[Viewer]:
 
 @pytest.fixture(scope="module")
 def page(browser: Any, viewer: Viewer) -> Any:
-    opened = browser.new_page(viewport={"width": 900, "height": 500}, accept_downloads=True)
+    opened = browser.new_page(viewport={"width": 1100, "height": 500}, accept_downloads=True)
     opened.set_default_timeout(PATIENCE * 1000)
     opened.goto(viewer.url)
     opened.get_by_role("tab", name="Person").wait_for()
@@ -76,8 +76,8 @@ def shown_is(page: Any, viewer: Viewer) -> bool:
     if not client.camera.fov:
         return False
     picture = Image.fromarray(viewer.studio.draw(viewer._camera(client))).resize((500, 500), Image.Resampling.BICUBIC)
-    expected = np.full((500, 900, 3), 0, np.uint8)
-    expected[:, 200:700] = np.asarray(picture)
+    expected = np.zeros((500, 1100, 3), np.uint8)
+    expected[:, 300:800] = np.asarray(picture)
     return float(np.abs(portrait_on(page).astype(float) - expected[FREE]).mean()) < 5
 
 
@@ -118,9 +118,9 @@ def test_the_page_shows_the_seed_and_follows_sliders(page: Any, viewer: Viewer) 
 def test_the_mouse_orbits(page: Any, viewer: Viewer) -> None:
     (client,) = viewer.server.get_clients().values()
     before = np.array(client.camera.position)
-    page.mouse.move(300, 250)
+    page.mouse.move(400, 350)
     page.mouse.down()
-    page.mouse.move(380, 250, steps=6)
+    page.mouse.move(480, 350, steps=6)
     page.mouse.up()
     until(page, lambda: float(np.abs(client.camera.position - before).max()) > 0.1)
     assert np.linalg.norm(client.camera.position) == pytest.approx(np.linalg.norm(before), abs=0.02)

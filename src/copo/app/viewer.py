@@ -6,6 +6,7 @@ While something moves, pictures that would take long are drawn with fewer rays; 
 from __future__ import annotations
 
 import io
+import logging
 import math
 import tempfile
 import threading
@@ -111,6 +112,7 @@ class Viewer:
             raise CopoError("copo view needs the package viser: pip install 'copo[view]'") from None
         check_port(config.host, config.port)
         self.studio, self.config = studio, config
+        logging.getLogger("websockets.server").setLevel(logging.CRITICAL)  # browsers open connections they do not use
         with redirect_stdout(io.StringIO()):  # viser prints a banner of its own
             self.server = viser.ViserServer(host=config.host, port=config.port, label="CoPo", verbose=False)
         if config.port and self.server.get_port() != config.port:
