@@ -17,6 +17,7 @@ from PIL import Image
 from tests.app.samples import clip, model
 
 from copo.animation.clip import save_clip
+from copo.app.panel import breakable
 from copo.app.viewer import Viewer, ViewerConfig, start_viewer
 from copo.cli.main import main
 from copo.formats.factor_files import load_factors, save_factors
@@ -99,8 +100,8 @@ def test_the_page_shows_the_seed_and_follows_sliders(page: Any, viewer: Viewer) 
     until(page, lambda: abs(float(studio.look.factors.shape[0, 0]) - 3) < 1e-6)
     until(page, lambda: shown_is(page, viewer))
     page.get_by_role("tab", name="Face").click()
-    assert page.get_by_text("mouthSmileLeft", exact=True).is_visible()
-    type_into(page, "mouthSmileLeft", "1")
+    assert page.get_by_text(breakable("mouthSmileLeft"), exact=True).is_visible()
+    type_into(page, breakable("mouthSmileLeft"), "1")
     unit = model().spec.expression_names.index("mouthSmileLeft")
     until(page, lambda: float(studio.look.factors.expression[0, unit]) == 1)
     page.get_by_role("tab", name="Light").click()

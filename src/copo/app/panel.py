@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,11 @@ def regions(spec: FactorSpec) -> list[tuple[str, list[int]]]:
             out.append((title, chosen))
             left -= set(chosen)
     return [*out, ("Others", sorted(left))] if left else out
+
+
+def breakable(name: str) -> str:
+    """mouthDimpleLeft with places (of no width) between its words at which a line may end."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "\u200b", name)
 
 
 class Panel:
@@ -105,7 +111,7 @@ class Panel:
         for title, units in regions(spec):
             with gui.add_folder(title, expand_by_default=title == "Mouth"):
                 for i in units:
-                    self._slider("expression", i, spec.expression_names[i], low, high)
+                    self._slider("expression", i, breakable(spec.expression_names[i]), low, high)
 
     def _light(self) -> None:
         gui = self.gui

@@ -149,7 +149,7 @@ class Viewer:
 
     def _page(self) -> None:
         server, gui = self.server, self.server.gui
-        gui.configure_theme(show_logo=False, show_share_button=False, control_width="large")
+        gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
         server.scene.set_up_direction("+y")
         camera = self.studio.base.default_camera
         start = server.initial_camera
