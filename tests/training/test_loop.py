@@ -16,6 +16,7 @@ from tests.training.samples import ball_head, perception, tiny_config, training_
 from copo.errors import CopoError
 from copo.formats.checkpoint import load_checkpoint
 from copo.networks.build import load
+from copo.training.checkpoints import latest_state, pack_state
 from copo.training.config import (
     AdversarialWeights,
     AugmentConfig,
@@ -116,6 +117,23 @@ def test_stopping_and_going_on_gives_the_very_same_weights(tmp_path: Path) -> No
         assert torch.equal(value, found[name]), name
     assert whole.progress.images == second.progress.images == 40
     assert "strength/strength" in expected and float(expected["strength/strength"]) > 0
+
+
+def test_a_packed_run_goes_on_with_the_same_weights_in_half_precision(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run")
+    run.run(max_minutes=0)
+    for _ in range(2):
+        run._step(run.stages[0], next(run._stream()))
+    run.save()
+    folder = latest_state(tmp_path / "run")
+    assert folder is not None
+    pack_state(folder, tmp_path / "small", shard_mb=0.5)
+    other = trainer(tmp_path / "small")
+    assert other._resume() and other.progress.images == run.progress.images
+    for name, value in run.networks.state_dict().items():
+        half = value.half().to(value.dtype) if value.is_floating_point() and value.numel() > 1 else value
+        assert torch.equal(other.networks.state_dict()[name], half), name
+    other._step(other.stages[0], next(other._stream()))
 
 
 def test_a_run_folder_has_what_people_of_this_field_look_for(tmp_path: Path) -> None:
