@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "analyze": "read factors, camera, landmarks and labels from photographs and videos",
     "prepare": "turn photographs and videos into a training set: aligned, fitted, labelled, with a report",
     "invert": "find the person of photographs in the model: a portrait file in place of a seed",
+    "adapt": "teach the model a style with a few pictures, while its controls stay",
     "view": "look at portraits in the browser and change them live: orbit, sliders, photographs, clips, video",
     "models": "list the optional networks of others, and fetch them on request",
     "train": "train the priors and the portrait generator, on one GPU or many",

@@ -140,3 +140,46 @@ def inversion_config(mode: Mode, seconds: float | None = None, seed: int = 0) ->
             fast_sampling=True,
         )
     return config if seconds is None else replace(config, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """How a generator takes on a style."""
+
+    steps: int = 400
+    batch: int = 2
+    """Portraits in one step."""
+    rate: float = 2e-3
+    """Adam's rate of the changes."""
+    rank: int = 16
+    """Of the change of a layer; smaller layers are changed freely."""
+    places: int = 1024
+    """Places of each feature map that are compared at once."""
+    directions: int = 64
+    """Random directions along which features are sorted and compared."""
+    levels: int = 4
+    """Of EfficientNet-Lite0's five maps, the finest so many."""
+    where: float = 1.0
+    """How much the place of a feature in the picture counts: 0 compares what is there alone."""
+    style: float = 1.0
+    """Weight of the features' distance."""
+    colour: float = 1.0
+    """Weight of the colours' distance."""
+    likeness: float = 4.0
+    """Weight of the self-similarity: which places of a portrait look alike must stay (Kolkin et al. 2019)."""
+    depth: float = 20.0
+    classes: float = 1.0
+    opacity: float = 1.0
+    """Weights of depth, classes and opacity, which must stay those of the source model."""
+    change: float = 1.0
+    """Weight of what edits of expression change in the brightness, which must stay too."""
+    psi: float = 0.8
+    """Truncation of the people that are drawn."""
+    units: int = 4
+    """Most random expression units at once."""
+    seed: int = 0
+    """Of everything random."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise CopoError(f"--steps {self.steps}, --batch {self.batch}: give at least 1")
