@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "view": "look at portraits in the browser and change them live: orbit, sliders, photographs, clips, video",
     "models": "list the optional networks of others, and fetch them on request",
     "train": "train the priors and the portrait generator, on one GPU or many",
+    "evaluate": "measure a model: quality, control by factor, three dimensions, blending, privacy",
     "convert": "turn the published checkpoints (generator.pth, ema.pth, VAEs) into this package's format",
     "bench": "measure speed and memory, with the peers' recorded figures beside ours",
     "doctor": "print versions, devices and optional parts, and how to get what is missing",

