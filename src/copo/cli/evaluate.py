@@ -158,7 +158,7 @@ class Command:
                 say(f"{name}: skipped, {reason}")
             evaluation.render()
             say(
-                f"wrote {self.render_only}{os.sep}; measure it with copo evaluate --pictures {self.render_only} --out ..."
+                f"wrote {self.render_only}{os.sep}; go on with copo evaluate --pictures {self.render_only} --out FOLDER"
             )
             return
         evaluation.run()

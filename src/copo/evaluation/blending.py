@@ -49,7 +49,8 @@ def measure_blending(evidence: Evidence) -> Result:
         side = stack.shape[1]
         span = slice(start, start + frames)
         drawn = head_picture(evidence.head, plan.factors[span], plan.camera[span], side)
-        outside = ~grown(drawn.face.any(0)[None], max(round(MARGIN * side), 1))[0]
+        face = np.asarray(drawn.face.any(0))
+        outside = ~grown(face[None], max(round(MARGIN * side), 1))[0]
         first = pictures.maps(start // CHUNK)["labels"][start % CHUNK].astype(np.uint8)
         labels = np.asarray(Image.fromarray(first).resize((side, side), Image.Resampling.NEAREST))
         held = outside & np.isin(labels, HELD)

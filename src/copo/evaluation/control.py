@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ from copo.head.shading import sh_shading
 from copo.vision.dlib_descriptor import SAME_PERSON
 from copo.vision.mediapipe import BLENDSHAPE_NAMES
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 SIDE = 64
 """Side of the pictures in which shading is compared: finer detail is not light."""
@@ -335,7 +337,7 @@ def measure_light(evidence: Evidence) -> Result:
             ]
             lamps.append(plan.columns["kind"][rows[k]] == 1)
             one, two = (light_direction(v * bright_0, normals) for v in (bright_m[k], bright_a[k]))
-            cosine = one @ two / max(np.linalg.norm(one) * np.linalg.norm(two), 1e-9)
+            cosine = float(one @ two) / max(float(np.linalg.norm(one) * np.linalg.norm(two)), 1e-9)
             angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
     count = len(measured)
     notes = Noted()
@@ -592,7 +594,7 @@ register(
 
 
 def measure_analyser(evidence: Evidence) -> Result:
-    """AED, APD, AKD and light error by the analyser, which training also uses: read them beside the independent ones."""
+    """AED, APD, AKD and light error by the analyser, which training also uses: read the independent ones beside."""
     plan, said = evidence.plan("samples"), evidence.seen("samples", "analyser")
     notes, count = Noted(), len(plan)
     asked = plan.factors

@@ -155,8 +155,8 @@ def measured_poses(
 ) -> Poses:
     """The cameras from which the asked heads look as the found landmarks say (perspective-n-point).
 
-    Landmarks that face the asked camera are brought onto the found ones by Gauss-Newton over rotation and translation with a Huber loss; intrinsics are the
-    asked ones.
+    Landmarks that face the asked camera are brought onto the found ones by Gauss-Newton over rotation and translation
+    with a Huber loss; intrinsics are the asked ones.
 
     Args:
         head: Head model of the factors.

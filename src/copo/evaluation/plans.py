@@ -203,7 +203,7 @@ def _units(source: PortraitSource, counts: Counts, data: PortraitDataset | None,
 
 
 def _every_unit(source: PortraitSource, counts: Counts, data: PortraitDataset | None, blend: str) -> Plan:
-    names = {n: (n,) for n in source.spec.expression_names}
+    names: dict[str, tuple[str, ...]] = {n: (n,) for n in source.spec.expression_names}
     steps = [(i + 1) / counts.every_unit_steps for i in range(counts.every_unit_steps)]
     return _swept("every_unit", source, names, steps, counts.every_unit_people, 3, data)
 

@@ -35,7 +35,7 @@ def measure_privacy(evidence: Evidence) -> Result:
     fake = evidence.seen("samples", "dlib")["descriptor"].astype(np.float64)
     real = evidence.reals("dlib_asked")["descriptor"].astype(np.float64)
     train, test = (set(evidence.data.split(TEST_SHARE, t)) for t in (False, True))
-    known = np.isfinite(real).all(1)
+    known = np.asarray(np.isfinite(real).all(1))
     train_at = [i for i in range(len(real)) if i in train and known[i]]
     test_at = [i for i in range(len(real)) if i in test and known[i]]
     require(len(train_at), 2, "privacy", "training faces")

@@ -41,7 +41,7 @@ def _kid(instrument: str, name: str, title: str):  # type: ignore[no-untyped-def
             note=f"spread over subsets {found.spread:.2g}",
         )
         notes.add(f"{key}_halves", f"{title} of two halves of the data set", halves.value, len(real))
-        pictures = ()
+        pictures: tuple[Shown, ...] = ()
         if name == "samples":
             some = evidence.pictures(name).some(range(min(SHEET, len(fake))))
             sheet = contact_sheet(some, columns=8, gap=2)

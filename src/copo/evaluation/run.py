@@ -94,8 +94,8 @@ class Evaluation:
         processes: This process among others.
         source: What makes pictures; None where they were made elsewhere or are a folder's.
         folder: A folder of pictures instead of a source.
-        data: The data set, or None.
-        head: Head model of the factors, or None.
+        photographs: The data set, or None.
+        head_model: Of the factors, or None.
         blend: What is held still in the clip set.
         quality: Of the stored pictures: 100 is PNG, below JPEG.
         max_yaw: Photographs seen from farther aside (degrees), and such cameras, are left out of quality.
@@ -110,8 +110,8 @@ class Evaluation:
     processes: Processes
     source: PortraitSource | None = None
     folder: PictureFolder | None = None
-    data: PortraitDataset | None = None
-    head: HeadModel | None = None
+    photographs: PortraitDataset | None = None
+    head_model: HeadModel | None = None
     blend: str = "both"
     quality: int = 100
     max_yaw: float = 180.0
@@ -120,15 +120,15 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         self._plans: dict[str, Plan] = {}
-        if self.data is not None and not len(self.data):
-            raise CopoError(f"data set {self.data.path} holds no portraits")
+        if self.photographs is not None and not len(self.photographs):
+            raise CopoError(f"data set {self.photographs.path} holds no portraits")
         spec, theirs = None if self.source is None else self.source.spec, None
-        if self.data is not None and self.data.factors is not None:
-            theirs = self.data.factors.spec
+        if self.photographs is not None and self.photographs.factors is not None:
+            theirs = self.photographs.factors.spec
         if spec is not None and theirs is not None and not same_factors(spec, theirs):
             raise CopoError(
-                f"data set {self.data.path if self.data else ''} has coefficients of head {theirs.head!r}, the model "
-                f"reads those of {spec.head!r}: give a data set prepared with that head"
+                f"data set {self.data.path} has coefficients of head {theirs.head!r}, the model reads "
+                f" those of {spec.head!r}: give a data set prepared with that head"
             )
         self.view = self._seen_from_front()
 
@@ -170,11 +170,11 @@ class Evaluation:
     def leave_out(self) -> None:
         """Note metrics that cannot be measured here, each with the reason."""
         for metric in self.metrics:
-            if metric.data and self.data is None:
+            if metric.data and self.photographs is None:
                 self.skipped[metric.name] = "it needs photographs: give --data"
             elif self.folder is not None and (set(metric.sets) != {"samples"} or metric.head or metric.source):
                 self.skipped[metric.name] = "it needs a model, not a folder of pictures"
-            elif metric.head and self.head is None:
+            elif metric.head and self.head_model is None:
                 self.skipped[metric.name] = "it needs the head model of the factors: give --head"
             elif metric.source and self.source is None:
                 self.skipped[metric.name] = "it needs the model itself, not its pictures"
@@ -203,9 +203,10 @@ class Evaluation:
                         f"metric {metric.name}: {len(self.pictures(name))} pictures are too few, it needs at least "
                         f"{metric.least}"
                     )
-            if metric.data and self.data is not None and len(self.compared) < metric.least:
+            if metric.data and self.photographs is not None and len(self.compared) < metric.least:
                 raise CopoError(
-                    f"metric {metric.name}: {len(self.compared)} photographs are too few, it needs at least {metric.least}"
+                    f"metric {metric.name}: {len(self.compared)} photographs are too few, it needs at least "
+                    f"{metric.least}"
                 )
 
     def _has_units(self) -> bool:
@@ -225,7 +226,7 @@ class Evaluation:
         names = [n for m in self._active() for n in m.references]
         if self.source is None:
             return [n for n in dict.fromkeys(names) if (self.store / n / "plan.json").is_file()]
-        same = self.head is not None and same_factors(self.head.spec, self.source.spec)
+        same = self.head_model is not None and same_factors(self.head_model.spec, self.source.spec)
         if not same or isinstance(self.source, HeadSource) or not self.counts.reference_people:
             return []
         return list(dict.fromkeys(names))
@@ -252,7 +253,7 @@ class Evaluation:
             "blend": self.blend,
             "quality": self.quality,
             "max_yaw": self.max_yaw,
-            "data": None if self.data is None else data_fingerprint(self.data),
+            "data": None if self.photographs is None else data_fingerprint(self.photographs),
         }
         if path.is_file():
             theirs = _json(path)
@@ -287,7 +288,6 @@ class Evaluation:
             raise CopoError(f"{pictures.picture_path(todo[0])} is missing: render the set again where the model is")
         source: PortraitSource = self.source
         if name.endswith(HEAD_SUFFIX):
-            assert self.head is not None
             source = HeadSource(self.head, size=256, device=self.processes.device)
         started = time.monotonic()
         for done, number in enumerate(todo):
@@ -328,16 +328,15 @@ class Evaluation:
     def _points(self, where: str) -> NDArray[np.float32] | None:
         """Asked landmarks of a set, as shares of the side."""
         if where == "reals":
-            assert self.data is not None
             if self.data.points68 is None:
                 return None
             return (self.data.points68 / self.data.image(0).shape[1]).astype(np.float32)
-        if self.folder is not None or self.head is None:
+        if self.folder is not None or self.head_model is None:
             return None
         plan = self.plan(where)
-        if not same_factors(self.head.spec, plan.factors.spec):
+        if not same_factors(self.head_model.spec, plan.factors.spec):
             return None
-        return landmarks68(self.head, plan.factors, plan.camera)
+        return landmarks68(self.head_model, plan.factors, plan.camera)
 
     def _look(self) -> None:
         wanted: dict[str, list[str]] = {}
@@ -398,7 +397,11 @@ class Evaluation:
 
     def _key(self, metric: Metric) -> str:
         """Differs where a stored result does not hold any more."""
-        parts: list[Any] = [metric.name, None if self.data is None else data_fingerprint(self.data), self.max_yaw]
+        parts: list[Any] = [
+            metric.name,
+            None if self.photographs is None else data_fingerprint(self.photographs),
+            self.max_yaw,
+        ]
         parts.append(_json(self.store / "source.json") if (self.store / "source.json").is_file() else None)
         parts.append(None if self.folder is None else self.folder.fingerprint())
         parts += [self._instrument(i, w) for i, w in metric.instruments if w not in metric.references or self.has(w)]
@@ -417,9 +420,9 @@ class Evaluation:
         path = self.store / "source.json"
         if path.is_file():
             facts["Fingerprint"] = str(_json(path).get("fingerprint"))
-        if self.data is not None:
-            facts["Data set"] = f"{self.data.path.name}, {len(self.data)} portraits"
-            if len(self.compared) != len(self.data):
+        if self.photographs is not None:
+            facts["Data set"] = f"{self.photographs.path.name}, {len(self.photographs)} portraits"
+            if len(self.compared) != len(self.photographs):
                 facts["Compared with"] = f"{len(self.compared)} portraits up to {self.max_yaw:g} degrees of yaw"
         facts["Pictures"] = str(
             sum(len(self.pictures(n)) for n in self._sets()) or (len(self.folder) if self.folder else 0)
@@ -428,6 +431,18 @@ class Evaluation:
         return facts
 
     # --- Evidence -------------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> PortraitDataset:
+        """See `Evidence`."""
+        assert self.photographs is not None
+        return self.photographs
+
+    @property
+    def head(self) -> HeadModel:
+        """See `Evidence`."""
+        assert self.head_model is not None
+        return self.head_model
 
     def plan(self, name: str) -> Plan:
         """See `Evidence`."""
@@ -438,10 +453,9 @@ class Evaluation:
     def pictures(self, name: str) -> PictureSet:
         """See `Evidence`."""
         if name == "reals":
-            assert self.data is not None
             return RealSet(self.data, self.out / f"reals-{data_fingerprint(self.data)}")
         if self.folder is not None:
-            side = 256 if self.data is None else self.data.image(0).shape[0]
+            side = 256 if self.photographs is None else self.data.image(0).shape[0]
             return FolderSet(self.folder, self.out / f"folder-{self.folder.fingerprint()}", side)
         return PictureSet(self.store / name, len(self.plan(name)))
 
@@ -460,15 +474,14 @@ class Evaluation:
     @property
     def compared(self) -> list[int]:
         """See `Evidence`."""
-        assert self.data is not None
         if self.max_yaw >= 180:
             return list(range(len(self.data)))
         return torch.nonzero(_yaws(self.data) <= self.max_yaw)[:, 0].tolist()
 
     def _seen_from_front(self) -> PortraitDataset | None:
         """The data set whose cameras are drawn from: without those that are left out."""
-        if self.data is None or self.max_yaw >= 180:
-            return self.data
+        if self.photographs is None or self.max_yaw >= 180:
+            return self.photographs
         rows = self.compared
         if not rows:
             raise CopoError(f"--max-yaw {self.max_yaw:g} leaves no portrait of {self.data.path}")

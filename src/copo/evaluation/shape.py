@@ -55,7 +55,7 @@ def measure_depth(evidence: Evidence) -> Result:
     plan, maps = evidence.plan("pose"), evidence.pictures("pose").all_maps()
     depth, alpha, labels = maps["depth"], maps["alpha"], maps["labels"].astype(np.uint8)
     errors, scales, matches, share = [], [], [], []
-    tiles = []
+    tiles: list[NDArray[np.uint8]] = []
     for start in range(0, len(plan), BATCH):
         span = slice(start, min(start + BATCH, len(plan)))
         drawn = head_picture(evidence.head, plan.factors[span], plan.camera[span], depth.shape[-1])
@@ -96,7 +96,7 @@ def measure_depth(evidence: Evidence) -> Result:
     rows = tuple(
         (f"{v:g}", number(mean(error_array[(yaw == v) & (plan.columns["pitch"] == 0)]))) for v in sorted(set(yaw))
     )
-    shown = ()
+    shown: tuple[Shown, ...] = ()
     if tiles:
         sheet = strips(tiles, 14 if len(tiles) >= 14 else len(tiles), ["rendered", "asked"] * 7)
         shown = (Shown("depth", sheet, "Rendered depth of the face beside the asked head's, over yaw."),)
@@ -159,7 +159,7 @@ def measure_views(evidence: Evidence) -> Result:
     level = np.flatnonzero(plan.columns["pitch"] == 0)
     pairs = [(a, b) for a, b in itertools.pairwise(level) if plan.columns["person"][a] == plan.columns["person"][b]]
     differences, plain, shares, where = [], [], [], []
-    tiles = []
+    tiles: list[NDArray[np.uint8]] = []
     for start in range(0, len(pairs), 8):
         some = pairs[start : start + 8]
         first, second = ([int(p[i]) for p in some] for i in (0, 1))
@@ -194,7 +194,7 @@ def measure_views(evidence: Evidence) -> Result:
     notes.add("views_share", "Share of the head that both views see by their depths", mean(np.array(shares)), count)
     yaws = np.array(where)
     rows = tuple((f"{v:g}", number(mean(np.array(differences)[yaws == v]))) for v in sorted(set(where)))
-    pictures_shown = ()
+    pictures_shown: tuple[Shown, ...] = ()
     if tiles:
         sheet = strips(tiles, 6, ["view", "carried over", "other view"] * 2)
         pictures_shown = (

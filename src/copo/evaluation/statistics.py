@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +27,12 @@ class Distance:
     spread: float
 
 
-def frechet(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+def frechet(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Frechet distance of the Gaussians that fit two sets of features (N, n), (M, n) (Heusel et al. 2017)."""
     return frechet_distance(torch.from_numpy(np.asarray(a, np.float64)), torch.from_numpy(np.asarray(b, np.float64)))
 
 
-def kernel_distance(a: NDArray[np.floating], b: NDArray[np.floating], seed: int = 0) -> Distance:
+def kernel_distance(a: NDArray[Any], b: NDArray[Any], seed: int = 0) -> Distance:
     """Squared maximum mean discrepancy with the kernel (x . y / n + 1)^3, unbiased (Binkowski et al. 2018).
 
     The value uses all pairs; it has the expectation of the published mean over subsets and less variance. The spread is
@@ -73,7 +74,7 @@ class Manifold:
     coverage: float
 
 
-def manifold(real: NDArray[np.floating], fake: NDArray[np.floating], k: int = NEIGHBOURS) -> Manifold:
+def manifold(real: NDArray[Any], fake: NDArray[Any], k: int = NEIGHBOURS) -> Manifold:
     """Precision, recall, density and coverage by balls that reach to the k-th neighbour.
 
     Args:
@@ -105,7 +106,7 @@ def _reach(rows: torch.Tensor, k: int) -> torch.Tensor:
     return distance.kthvalue(k + 1, dim=1).values
 
 
-def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+def correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Pearson's; NaN below three values, 0 where one does not vary."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     known = np.isfinite(a) & np.isfinite(b)
@@ -117,7 +118,7 @@ def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     return float(a @ b / size) if size > 1e-15 else 0.0
 
 
-def slope(asked: NDArray[np.floating], measured: NDArray[np.floating]) -> float:
+def slope(asked: NDArray[Any], measured: NDArray[Any]) -> float:
     """Least-squares slope of measured over asked; NaN where asked does not vary."""
     asked, measured = np.asarray(asked, np.float64), np.asarray(measured, np.float64)
     known = np.isfinite(asked) & np.isfinite(measured)
@@ -128,7 +129,7 @@ def slope(asked: NDArray[np.floating], measured: NDArray[np.floating]) -> float:
     return float(a @ (b - b.mean()) / (a @ a))
 
 
-def mean(values: NDArray[np.floating]) -> float:
+def mean(values: NDArray[Any]) -> float:
     """Mean of the finite values; NaN where there is none."""
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]

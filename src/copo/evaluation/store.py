@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from copo.formats.atomic import write_bytes
 from copo.formats.provenance import SOFTWARE, Provenance
 
 Picture = NDArray[np.uint8]
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 CHUNK = 24
 """Pictures in a file."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)

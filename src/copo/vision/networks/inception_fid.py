@@ -1,4 +1,4 @@
-"""Inception v3 as the Frechet inception distance uses it (Szegedy et al. 2015, "Rethinking the Inception architecture").
+"""Inception v3 as the Frechet inception distance uses it (Szegedy et al. 2015).
 
 It is the network of TensorFlow's inception-2015-12-05: average pools do not count their padding, and the last block
 pools by the maximum. Names of parameters are those of the PyTorch port of its weights (pt_inception-2015-12-05).
