@@ -12,7 +12,7 @@ import tyro
 
 from copo.errors import CopoError
 from copo.evaluation.instruments import InstrumentFiles, Looker
-from copo.evaluation.metric import METRICS, chosen_metrics
+from copo.evaluation.metric import chosen_metrics, every_metric
 from copo.evaluation.plans import Counts
 from copo.evaluation.run import Evaluation
 from copo.evaluation.sources import (
@@ -90,7 +90,7 @@ class Command:
     def run(self) -> None:
         """Render, look, measure, report."""
         if self.list:
-            for metric in METRICS.values():
+            for metric in every_metric():
                 needs = sorted({i for i, _ in metric.instruments} | ({"data"} if metric.data else set()))
                 print(
                     f"{metric.name:<22}{'quick  ' if metric.quick else '       '}{metric.title}"

@@ -76,7 +76,7 @@ def measure_blending(evidence: Evidence) -> Result:
     notes.add(
         "blending_ratio",
         "Change outside the face: without blending / with",
-        found[0] / max(found[1], LEAST),
+        max(found[0], LEAST) / max(found[1], LEAST),
         people,
         target=RATIO_TARGET,
         at_least=True,
@@ -85,7 +85,12 @@ def measure_blending(evidence: Evidence) -> Result:
         "blending_change", "Change outside the face without blending, grey levels", 255 * found[0], people * frames
     )
     notes.add("blending_change_blended", "The same with blending", 255 * found[1], people * frames)
-    notes.add("blending_ratio_held", "Ratio over hair and background only", found[2] / max(found[3], LEAST), people)
+    notes.add(
+        "blending_ratio_held",
+        "Ratio over hair and background only",
+        max(found[2], LEAST) / max(found[3], LEAST),
+        people,
+    )
     notes.add("flicker", "Flicker outside the face without blending, grey levels", 255 * found[4], people * frames)
     notes.add("flicker_blended", "The same with blending", 255 * found[5], people * frames)
     per = tuple((str(i), *(number(255 * v) for v in row[:4])) for i, row in enumerate(rows[:12]))

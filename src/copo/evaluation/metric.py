@@ -166,6 +166,16 @@ def register(metric: Metric) -> Metric:
     return metric
 
 
+PARTS: tuple[str, ...] = ("quality", "control", "shape", "blending", "privacy", "speed")
+"""Modules of this package in the order of the report."""
+
+
+def every_metric() -> list[Metric]:
+    """All registered metrics in the order of the report; those of others come last."""
+    places = {f"copo.evaluation.{part}": i for i, part in enumerate(PARTS)}
+    return sorted(METRICS.values(), key=lambda m: places.get(m.measure.__module__, len(PARTS)))
+
+
 def chosen_metrics(names: str, quick: bool) -> list[Metric]:
     """Metrics for a list with commas; "all" for all of them.
 
@@ -176,11 +186,11 @@ def chosen_metrics(names: str, quick: bool) -> list[Metric]:
     if not wanted:
         raise CopoError("--metrics names nothing: give names with commas, or all")
     if wanted == ["all"]:
-        return [m for m in METRICS.values() if m.quick or not quick]
+        return [m for m in every_metric() if m.quick or not quick]
     for name in wanted:
         if name not in METRICS:
             raise unknown_name("metric", name, [*METRICS, "all"])
-    return [METRICS[name] for name in dict.fromkeys(wanted)]
+    return [m for m in every_metric() if m.name in wanted]
 
 
 def require(count: int, least: int, metric: str, what: str) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from copo.camera import Camera
 from copo.evaluation.metric import Evidence, Figure, Metric, Noted, Result, Shown, Table, number, register, require
 from copo.evaluation.views import small
 from copo.formats.pictures import contact_sheet
+from copo.training.conditioning import pose_of
 
 PERCENTILES = (1, 5, 50)
 TEST_SHARE = 0.05
 """Share of people that training keeps out (copo.training.config.RunConfig.test_share)."""
 CLOSEST = 12
 """Closest pairs that the report shows."""
+FRONT = 45.0
+"""Degrees of yaw beyond which samples and kept-out portraits are left out: to the recogniser all profiles are alike."""
 DRAWS = 500
 """Bootstrap draws of the kept-out people."""
 
@@ -37,10 +42,14 @@ def measure_privacy(evidence: Evidence) -> Result:
     train, test = (set(evidence.data.split(TEST_SHARE, t)) for t in (False, True))
     known = np.asarray(np.isfinite(real).all(1))
     train_at = [i for i in range(len(real)) if i in train and known[i]]
-    test_at = [i for i in range(len(real)) if i in test and known[i]]
+    front = facing(evidence.data.cameras)
+    test_at = [i for i in range(len(real)) if i in test and known[i] and front[i]]
     require(len(train_at), 2, "privacy", "training faces")
     require(len(test_at), 2, "privacy", "portraits of people kept out of training")
-    good = np.flatnonzero(np.isfinite(fake).all(1))
+    seen = np.isfinite(fake).all(1)
+    if evidence.has("samples"):
+        seen &= facing(evidence.plan("samples").camera)
+    good = np.flatnonzero(seen)
     require(len(good), 2, "privacy", "samples with a face")
     ours, which = nearest(fake[good], real[train_at])
     theirs, _ = nearest(real[test_at], real[train_at])
@@ -51,7 +60,7 @@ def measure_privacy(evidence: Evidence) -> Result:
         low, high = _interval(theirs, people, percent)
         notes.add(
             f"privacy_{percent}",
-            f"Nearest training face, {percent}th percentile of samples",
+            f"Nearest training face of samples, percentile {percent}",
             value,
             len(ours),
             target=bound,
@@ -74,6 +83,12 @@ def measure_privacy(evidence: Evidence) -> Result:
         (Table("Distance to the nearest training face", columns, tuple(table)),),
         (Shown("privacy_closest", sheet, caption, photographs=True),),
     )
+
+
+def facing(camera: Camera) -> NDArray[np.bool_]:
+    """(N,) whether portraits are seen from the front, up to `FRONT` degrees of yaw."""
+    yaw = torch.rad2deg((pose_of(camera)[:, 1] - torch.pi / 2).abs())
+    return (yaw <= FRONT).numpy()
 
 
 def _interval(values: NDArray[np.floating], people: NDArray[np.str_], percent: float) -> tuple[float, float]:

@@ -40,7 +40,13 @@ def _kid(instrument: str, name: str, title: str):  # type: ignore[no-untyped-def
             target=target,
             note=f"spread over subsets {found.spread:.2g}",
         )
-        notes.add(f"{key}_halves", f"{title} of two halves of the data set", halves.value, len(real))
+        notes.add(
+            f"{key}_halves",
+            f"{title} of two halves of the data set",
+            halves.value,
+            len(real),
+            note=f"{halves.biased:.2g} where pairs of a picture with itself count",
+        )
         pictures: tuple[Shown, ...] = ()
         if name == "samples":
             some = evidence.pictures(name).some(range(min(SHEET, len(fake))))

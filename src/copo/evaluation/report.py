@@ -107,13 +107,17 @@ def _markdown(
     lines += ["| metric | figure | value | target | | over |", "|---|---|---|---|---|---|"]
     for name, some in figures.items():
         lines += [
-            f"| {name} | {f.title}{f' ({f.note})' if f.note else ''} | {number(f.value)} {f.unit} | {_aim(f)} | "
-            f"{_VERDICT[f.met]} | {f.count} |"
+            f"| {name} | {_cell(f.title + (f' ({f.note})' if f.note else ''))} | {number(f.value)} {f.unit} | "
+            f"{_aim(f)} | {_VERDICT[f.met]} | {f.count} |"
             for f in some
         ]
     if skipped:
         lines += ["", "Not measured:", "", *(f"- {titles.get(n, n)}: {reason}" for n, reason in skipped.items())]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _text(value: object) -> str:

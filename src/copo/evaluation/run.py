@@ -318,6 +318,7 @@ class Evaluation:
         reasons = []
         for choice in choices:
             if choice == "dlib_asked" and self._points(where) is None:
+                reasons.append(f"the faces of {where} have no landmarks to align them by")
                 continue
             why = self.looker.missing(choice)
             if why is None:
@@ -328,15 +329,26 @@ class Evaluation:
     def _points(self, where: str) -> NDArray[np.float32] | None:
         """Asked landmarks of a set, as shares of the side."""
         if where == "reals":
-            if self.data.points68 is None:
-                return None
-            return (self.data.points68 / self.data.image(0).shape[1]).astype(np.float32)
+            return self._real_points()
         if self.folder is not None or self.head_model is None:
             return None
         plan = self.plan(where)
         if not same_factors(self.head_model.spec, plan.factors.spec):
             return None
         return landmarks68(self.head_model, plan.factors, plan.camera)
+
+    def _real_points(self) -> NDArray[np.float32] | None:
+        """Landmarks of the photographs, or those of their fitted heads where none were found."""
+        data, points = self.data, None
+        if data.points68 is not None:
+            points = (data.points68 / data.image(0).shape[1]).astype(np.float32)
+        unknown = np.ones(len(data), bool) if points is None else ~np.isfinite(points).all((1, 2))
+        if not unknown.any() or data.factors is None or self.head_model is None:
+            return points
+        if not same_factors(self.head.spec, data.factors.spec):
+            return points
+        fitted = landmarks68(self.head, data.factors, data.cameras)
+        return fitted if points is None else np.where(unknown[:, None, None], fitted, points)
 
     def _look(self) -> None:
         wanted: dict[str, list[str]] = {}
@@ -461,6 +473,8 @@ class Evaluation:
 
     def has(self, name: str) -> bool:
         """See `Evidence`."""
+        if self.folder is not None:
+            return False
         return name in self._references() or (self.store / name / "plan.json").is_file()
 
     def seen(self, name: str, instrument: str) -> Arrays:
