@@ -470,7 +470,10 @@ class Trainer:
         networks = {"generator": StoredNetwork(self.config.generator, self.average.state_dict())}
         for name, prior in self.ingredients.priors.items():
             networks[f"prior_{name}"] = StoredNetwork(prior.config, prior.state_dict())
-        notes = {"training": f"{self.progress.kimg:.3f} kimg, {self.out.name}", "conditioning": self.config.condition.pose}
+        notes = {
+            "training": f"{self.progress.kimg:.3f} kimg, {self.out.name}",
+            "conditioning": self.config.condition.pose,
+        }
         save_checkpoint(Checkpoint(networks, self.spec, notes), folder)
 
     def state(self) -> TrainingState:
