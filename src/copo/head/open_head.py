@@ -26,9 +26,9 @@ from copo.head.protocol import HeadTopology
 
 ASSET = "open_head.safetensors"
 FORMAT, VERSION = "copo.open_head", 1
-NORMALISERS = {"expression": 0.25, "illumination": 0.1}
-"""Divisors in the networks' input, about the root mean square over fitted photographs. The published 0.85 for light left
-it a ninth as large as the noise code: the mapping network hardly saw it."""
+NORMALISERS = {"shape": 0.4, "albedo": 0.5, "expression": 0.25, "illumination": 0.1}
+"""Divisors in the networks' input: about the root mean square over fitted photographs, so that every factor is as large
+as the noise code. (With the published 0.85 light was a ninth of it, and the mapping network hardly saw it.)"""
 _REQUIRED = (
     "albedo_basis", "albedo_mean", "albedo_scale", "control_mean", "expression_delta", "expression_start",
     "expression_vertex", "faces", "labels", "landmarks478_face", "landmarks478_weight", "landmarks68", "shape_basis",
