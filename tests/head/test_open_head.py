@@ -318,7 +318,7 @@ def test_skins_run_from_light_to_dark_and_stay_skin(head: OpenHead) -> None:
     tone = torch.zeros(3, head.spec.albedo)
     tone[:, head.albedo_names.index("tone")] = torch.tensor([-2.0, 0.0, 2.0])
     brightness = head.albedo(tone)[:, skin].mean((1, 2))
-    assert float(brightness[0]) > 0.7 and float(brightness[2]) < 0.4 and 0.5 < float(brightness[1]) < 0.7
+    assert float(brightness[0]) > 0.7 and float(brightness[2]) < 0.4 and 0.45 < float(brightness[1]) < 0.65
     people = head.albedo(Factors.random(head.spec, list(range(64))).albedo)[:, skin].mean(1)
     red, green, blue = people.unbind(1)
     assert bool((red > green).all()) and bool((green > blue - 0.02).all())  # no green, blue or violet people
@@ -327,7 +327,7 @@ def test_skins_run_from_light_to_dark_and_stay_skin(head: OpenHead) -> None:
 def test_features_differ_from_skin(head: OpenHead) -> None:
     colour, labels = head.albedo(torch.zeros(1, head.spec.albedo))[0], head.topology.labels
     mean_of = {name: colour[labels == i].mean(0) for i, name in enumerate(PARSER_CLASSES) if (labels == i).any()}
-    assert float(mean_of["brow_left"].mean()) < float(mean_of["skin"].mean()) - 0.1
+    assert float(mean_of["brow_left"].mean()) < float(mean_of["skin"].mean()) - 0.05
     lips, skin = mean_of["lip_lower"], mean_of["skin"]
     assert float(lips[0] / lips[1]) > float(skin[0] / skin[1]) * 1.1  # redder
     assert float(mean_of["mouth_interior"].mean()) < float(skin.mean())
@@ -353,7 +353,9 @@ def test_landmarks_lie_on_the_features_that_they_name(head: OpenHead, mean: Tens
     assert set(labels[48:55].tolist()) <= {1, 12} and set(labels[55:60].tolist()) <= {1, 13}
     assert set(labels[61:64].tolist()) <= {11, 12} and set(labels[65:68].tolist()) <= {11, 13}
     p = head.landmarks68(mean[None])[0]
-    assert bool((p[1:17, 0] > p[:16, 0]).all()) and int(p[:17, 1].argmin()) == 8  # along the jaw, lowest at the chin
+    assert (
+        bool((p[1:17, 0] > p[:16, 0] - 1 * MILLIMETRE).all()) and int(p[:17, 1].argmin()) == 8
+    )  # along the jaw, lowest at the chin
     assert int(p[:, 2].argmax()) == 30  # the tip of the nose is in front
     assert bool((p[17:22, 1] > p[36:42, 1].max()).all())  # brows above eyes
 

@@ -45,6 +45,9 @@ LOWER_LIP = (
     96, 316, 403, 319, 325,
 )  # fmt: skip
 IRISES = tuple(range(468, 478))
+ON_THE_MIDDLE = (
+    10, 151, 9, 8, 168, 6, 197, 195, 5, 4, 1, 19, 94, 2, 164, 0, 11, 12, 13, 14, 15, 16, 17, 18, 200, 199, 175, 152,
+)  # fmt: skip
 # iBUG points 17 to 67 as means of MediaPipe points; 0 to 16 follow the face oval from temple to temple.
 IBUG = {
     17: (70, 70, 46), 18: (63, 63, 53), 19: (105, 105, 52), 20: (66, 66, 65), 21: (107, 107, 55),
@@ -115,7 +118,7 @@ def _lift(
     return np.where((hit >= 0)[:, None], (rest * weight[row, column][..., None]).sum(1), np.nan)
 
 
-def _closest(point: Floats, corners: Floats) -> tuple[int, Floats]:
+def closest(point: Floats, corners: Floats) -> tuple[int, Floats]:
     """The closest of (F, 3, 3) triangles to a point, and the weights there (dense sampling, refined once)."""
     steps = np.array([(i, j, 12 - i - j) for i in range(13) for j in range(13 - i)]) / 12
     near = np.argsort(np.linalg.norm(corners.mean(1) - point, axis=1))[:60]
@@ -127,15 +130,44 @@ def _closest(point: Floats, corners: Floats) -> tuple[int, Floats]:
     return int(near[f]), best
 
 
-def _mirror_pairs(points: Floats) -> Ints:
+def mirror_pairs(points: Floats) -> Ints:
     """(478,) the landmark on the other side, by mutual nearness after reflection."""
     from scipy.optimize import linear_sum_assignment
 
     pairs = np.arange(len(points))
-    for group in (np.arange(468), np.arange(468, 478)):
+    rest = np.setdiff1d(np.arange(468), ON_THE_MIDDLE)
+    for group in (rest, np.arange(468, 478)):
         cost = np.linalg.norm(points[group, None] * [-1, 1, 1] - points[None, group], axis=2)
         pairs[group] = group[linear_sum_assignment(cost**2 + cost.T**2)[1]]
     return pairs
+
+
+def place_ibug(bust: Bust, surface: Floats) -> Floats:
+    """(68, 2) texture coordinates of iBUG's points from MediaPipe's (478, 3) on the base mesh."""
+    labels = bust.regions.labels[bust.faces]
+    outer = (bust.regions.part[bust.faces] == "body").all(1) & ~(labels == 11).all(1)
+    ibug = np.zeros((68, 3))
+    right = surface[list(OVAL_RIGHT)]
+    length = np.r_[0, np.cumsum(np.linalg.norm(np.diff(right, axis=0), axis=1))]
+    stops = np.linspace(0, length[-1], 9)
+    half = np.stack([np.interp(stops, length, right[:, d]) for d in range(3)], 1)
+    ibug[:9], ibug[8:17] = half, half[::-1] * [-1, 1, 1]
+    for i, sources in IBUG.items():
+        ibug[i] = surface[list(sources)].mean(0)
+    rest, lip_of = bust.regions.position, bust.regions.labels
+    face_skin = np.unique(bust.faces[outer])
+    ibug_uv = np.zeros((68, 2))
+    for i, mirrored in IBUG_MIRROR.items():
+        candidates = face_skin[lip_of[face_skin] == LIPS_IBUG[i]] if i in LIPS_IBUG else face_skin
+        if i == mirrored:
+            candidates = candidates[np.abs(rest[candidates, 0]) < 1e-6]
+        right = candidates[np.linalg.norm(rest[candidates] - ibug[i], axis=1).argmin()]
+        left = candidates[np.linalg.norm(rest[candidates] - rest[right] * [-1, 1, 1], axis=1).argmin()]
+        for target, vertex in ((i, right), (mirrored, left)):
+            f = np.flatnonzero(outer & (bust.faces == vertex).any(1))[0]
+            weight = 0.94 * (bust.faces[f] == vertex) + 0.02
+            ibug_uv[target] = weight @ bust.uv[bust.uv_faces[f]]
+    return ibug_uv
 
 
 def place(bust: Bust, interpreter: Any) -> tuple[Floats, Floats]:
@@ -154,7 +186,7 @@ def place(bust: Bust, interpreter: Any) -> tuple[Floats, Floats]:
     position = np.nanmedian(closed, 0)
     position[list(OPEN_MOUTH)] = np.nanmedian(opened, 0)[list(OPEN_MOUTH)]
     position = np.where(np.isnan(position), np.nanmedian(opened, 0), position)
-    pairs = _mirror_pairs(position)
+    pairs = mirror_pairs(position)
     position = (position + position[pairs] * [-1, 1, 1]) / 2
     for iris, eye in ((range(468, 473), "eye_right"), (range(473, 478), "eye_left")):
         ball = bust.regions.position[bust.regions.part == eye]
@@ -190,32 +222,11 @@ def place(bust: Bust, interpreter: Any) -> tuple[Floats, Floats]:
     uv = np.zeros((478, 2))
     for i, point in enumerate(position):
         index = np.flatnonzero(groups.get(i, outer))
-        f, weight = _closest(point, bust.regions.position[bust.faces[index]])
+        f, weight = closest(point, bust.regions.position[bust.faces[index]])
         surface[i] = weight @ bust.regions.position[bust.faces[index[f]]]
         uv[i] = weight @ bust.uv[bust.uv_faces[index[f]]]
 
-    ibug = np.zeros((68, 3))
-    right = surface[list(OVAL_RIGHT)]
-    length = np.r_[0, np.cumsum(np.linalg.norm(np.diff(right, axis=0), axis=1))]
-    stops = np.linspace(0, length[-1], 9)
-    half = np.stack([np.interp(stops, length, right[:, d]) for d in range(3)], 1)
-    ibug[:9], ibug[8:17] = half, half[::-1] * [-1, 1, 1]
-    for i, sources in IBUG.items():
-        ibug[i] = surface[list(sources)].mean(0)
-    rest, lip_of = bust.regions.position, bust.regions.labels
-    face_skin = np.unique(bust.faces[outer])
-    ibug_uv = np.zeros((68, 2))
-    for i, mirrored in IBUG_MIRROR.items():
-        candidates = face_skin[lip_of[face_skin] == LIPS_IBUG[i]] if i in LIPS_IBUG else face_skin
-        if i == mirrored:
-            candidates = candidates[np.abs(rest[candidates, 0]) < 1e-6]
-        right = candidates[np.linalg.norm(rest[candidates] - ibug[i], axis=1).argmin()]
-        left = candidates[np.linalg.norm(rest[candidates] - rest[right] * [-1, 1, 1], axis=1).argmin()]
-        for target, vertex in ((i, right), (mirrored, left)):
-            f = np.flatnonzero(outer & (bust.faces == vertex).any(1))[0]
-            weight = 0.94 * (bust.faces[f] == vertex) + 0.02
-            ibug_uv[target] = weight @ bust.uv[bust.uv_faces[f]]
-    return ibug_uv, uv
+    return place_ibug(bust, surface), uv
 
 
 def main() -> None:
