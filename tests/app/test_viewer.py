@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.app.samples import clip, model
+from tests.preparation.samples import needs_models, rendered, save
 
 from copo.animation.clip import save_clip
 from copo.app.panel import breakable
@@ -28,7 +29,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("viser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-PATIENCE = 60.0
+PATIENCE = 150.0
 FREE = (slice(230, 480), slice(320, 650))
 
 
@@ -42,7 +43,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def viewer() -> Iterator[Viewer]:
-    started = start_viewer(model(), ViewerConfig(port=0, upload_mb=1.0, turntable_seconds=0.4), seed=1)
+    started = start_viewer(
+        model(), ViewerConfig(port=0, upload_mb=1.0, turntable_seconds=0.4, invert_seconds=0.5), seed=1
+    )
     yield started
     started.stop()
 
@@ -190,6 +193,21 @@ def test_factors_and_pictures_are_saved(page: Any, viewer: Viewer, tmp_path: Pat
     assert bool((saved.factors.shape == viewer.studio.look.factors.shape).all()) and saved.camera is not None
     assert Image.open(tmp_path / "portrait.png").size == (32, 32)
     assert video_info(tmp_path / "turntable.mp4").width == 32
+
+
+@needs_models
+def test_a_photograph_is_found(
+    page: Any, viewer: Viewer, tmp_path: Path, models_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COPO_MODELS_DIR", str(models_folder))
+    upload(page, "Photograph", save(tmp_path / "empty.png", np.full((64, 64, 3), 120, np.uint8)))
+    page.get_by_text("empty.png: no face was found").wait_for()
+    assert viewer.studio.person is None
+    upload(page, "Photograph", save(tmp_path / "me.png", rendered(4)))
+    until(page, lambda: viewer.studio.person is not None)
+    assert viewer.studio.model is not viewer.studio.base
+    until(page, lambda: shown_is(page, viewer))
+    page.get_by_text("a photograph, inverted").wait_for()
 
 
 def test_a_port_in_use_is_one_line(viewer: Viewer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

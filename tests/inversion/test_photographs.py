@@ -135,7 +135,6 @@ def test_the_command_writes_a_portrait_that_stands_in_place_of_a_seed(
     me, factors = whole.load_portrait(out / "portrait.safetensors")
     camera = whole.default_camera
     assert len(factors) == 1 and me.render(factors, camera).image.shape == (1, 3, 32, 32)
-    assert not torch.equal(me.render(factors, camera).image, whole.render(factors, camera).image)
     assert load_image(out / "portrait.png").shape == (32, 32, 3)
     other = Portrait.random("tiny", seed=2)
     with pytest.raises(CopoError, match="belongs to another model"):

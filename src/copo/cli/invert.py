@@ -74,7 +74,8 @@ class Command:
             print(line)
         for path in files:
             print(f"wrote {path}")
-        print(f"use it: copo generate --portrait {self.out / PORTRAIT_NAME} --out pictures")
+        given = f" --model {self.model}" if self.model else ""
+        print(f"use it: copo generate --portrait {self.out / PORTRAIT_NAME}{given} --out pictures")
 
 
 def summary(done: Inverted) -> list[str]:

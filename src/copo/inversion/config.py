@@ -98,7 +98,7 @@ class InversionConfig:
     code: CodeStage = field(default_factory=CodeStage)
     latent: LatentStage = field(default_factory=LatentStage)
     tuning: TuningStage = field(default_factory=TuningStage)
-    seconds: float = 24.0
+    seconds: float = 20.0
     """Time for the three stages together; each ends early to keep its share."""
     shares: tuple[float, float, float] = (0.25, 0.35, 0.4)
     """Of the time, by stage."""
@@ -134,7 +134,7 @@ def inversion_config(mode: Mode, seconds: float | None = None, seed: int = 0) ->
             code=replace(config.code, candidates=12, steps=50),
             latent=replace(config.latent, steps=60, rate=0.02),
             tuning=replace(config.tuning, steps=60, every=3, rate=4e-3),
-            seconds=95.0,
+            seconds=90.0,
             shares=(0.3, 0.35, 0.35),
             at_once=1,
             fast_sampling=True,
