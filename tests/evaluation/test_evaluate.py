@@ -112,6 +112,8 @@ def test_a_folder_of_pictures_is_compared_with_the_data(
     with pytest.raises(CopoError, match="3 pictures are too few, it needs at least 20"):
         evaluate(str(folder), "--data", str(data), "--metrics", "kid_efficientnet", "--device", "cpu",
                  "--out", str(tmp_path / "other"))  # fmt: skip
+    evaluate(str(folder), "--data", str(data), "--device", "cpu", "--out", str(tmp_path / "all"))
+    assert "kid_efficientnet: skipped, 3 pictures are too few" in capsys.readouterr().out
 
 
 def _measured(tmp_path: Path, leak: Leak, names: list[str]) -> dict[str, float]:

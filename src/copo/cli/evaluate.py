@@ -23,6 +23,7 @@ from copo.evaluation.sources import (
     portrait_source,
 )
 from copo.formats.dataset import PortraitDataset
+from copo.head.open_head import OpenHead
 from copo.head.protocol import HeadModel
 from copo.portrait import SNAPSHOT, Portrait
 from copo.training.distributed import Processes
@@ -63,7 +64,7 @@ class Command:
     conditioning: Literal["auto", "frontal", "camera"] = "auto"
     """Pose that the planes are conditioned on; auto is what the model's notes say, else frontal."""
     head: str = "open"
-    """open, or the folder of your Basel Face Model."""
+    """open (the model's own where it brings one), an open_head.safetensors, or the folder of your Basel Face Model."""
     device: str = "auto"
     """auto, cpu or cuda."""
     workers: int | None = None
@@ -125,7 +126,7 @@ class Command:
         if self.quick and self.samples:
             counts = replace(counts, samples=self.samples)
         data = None if self.data is None else PortraitDataset(self.data)
-        head = load_head(self.head)
+        head: HeadModel = OpenHead.load(self.head) if self.head.endswith(".safetensors") else load_head(self.head)
         if isinstance(head, torch.nn.Module):
             head.to(processes.device)
         source, folder = self._source(head, data, processes)
@@ -148,7 +149,8 @@ class Command:
             self.blend,
             self.picture_quality,
             self.max_yaw,
-            say,
+            strict=self.metrics != "all",
+            say=say,
         )
         if self.render_only is not None:
             if source is None:
@@ -182,7 +184,7 @@ class Command:
         given = None if self.head == "open" else head
         model = Portrait.from_pretrained(self.model, processes.device, given)
         conditioning = None if self.conditioning == "auto" else self.conditioning
-        return portrait_source(model, head, data, self.psi, conditioning), None
+        return portrait_source(model, given, data, self.psi, conditioning), None
 
 
 def _silent(_: str) -> None:

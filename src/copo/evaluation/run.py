@@ -53,6 +53,10 @@ class RealSet(PictureSet):
         rows = range(number * CHUNK, min((number + 1) * CHUNK, self.total))
         return np.stack([self.data.image(i) for i in rows])
 
+    def some(self, rows: Sequence[int]) -> list[Picture]:
+        """Single pictures."""
+        return [self.data.image(i) for i in rows]
+
 
 class FolderSet(PictureSet):
     """A folder of pictures as a picture set; pictures of other sizes are brought to one."""
@@ -99,6 +103,7 @@ class Evaluation:
         blend: What is held still in the clip set.
         quality: Of the stored pictures: 100 is PNG, below JPEG.
         max_yaw: Photographs seen from farther aside (degrees), and such cameras, are left out of quality.
+        strict: Whether too few pictures are an error; otherwise the metric is left out.
         say: Gets lines for people.
     """
 
@@ -115,6 +120,7 @@ class Evaluation:
     blend: str = "both"
     quality: int = 100
     max_yaw: float = 180.0
+    strict: bool = True
     say: Say = print
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -197,17 +203,14 @@ class Evaluation:
                     self.skipped[metric.name] = str(error)
             if metric.name in self.skipped:
                 continue
-            for name in metric.sets:
-                if len(self.pictures(name)) < metric.least:
-                    raise CopoError(
-                        f"metric {metric.name}: {len(self.pictures(name))} pictures are too few, it needs at least "
-                        f"{metric.least}"
-                    )
-            if metric.data and self.photographs is not None and len(self.compared) < metric.least:
-                raise CopoError(
-                    f"metric {metric.name}: {len(self.compared)} photographs are too few, it needs at least "
-                    f"{metric.least}"
-                )
+            few = [(len(self.pictures(name)), "pictures") for name in metric.sets]
+            few += [(len(self.compared), "photographs")] if metric.data else []
+            for count, what in few:
+                if count < metric.least:
+                    reason = f"{count} {what} are too few, it needs at least {metric.least}"
+                    if self.strict:
+                        raise CopoError(f"metric {metric.name}: {reason}")
+                    self.skipped[metric.name] = reason
 
     def _has_units(self) -> bool:
         if self.source is not None:

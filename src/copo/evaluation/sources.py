@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -239,13 +240,16 @@ def portrait_source(
 
     Args:
         model: On the device where it shall render.
-        head: Head model at hand; used where the model's factors are its own.
+        head: Head model that the user gave; by default the model's own, where it is at hand.
         data: Where factors without a prior are taken from, photograph by photograph.
         psi: Truncation.
         conditioning: Pose that the planes were conditioned on; by default what the model's notes say, else frontal.
     """
     known: Conditioning = "camera" if model.notes.get("conditioning") == "camera" else "frontal"
     own = head if head is not None and same_factors(model.spec, head.spec) else None
+    if head is None:
+        with suppress(CopoError):  # a published model without the user's Basel Face Model
+            own = model.head
     sampler = PriorSampler(model.spec, model.priors, data)
     complete = {"identity", "expression", "illumination"} <= set(model.priors)
     return FieldSource(

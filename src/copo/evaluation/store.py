@@ -27,7 +27,7 @@ Arrays = dict[str, NDArray[Any]]
 CHUNK = 24
 """Pictures in a file."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_FAILURES = (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile)
+_FAILURES = (OSError, ValueError, LookupError, EOFError, SyntaxError, zipfile.BadZipFile)
 
 
 def chunk_count(total: int) -> int:
@@ -88,8 +88,9 @@ class PictureSet:
         """Single pictures, (S, S, 3) uint8 each."""
         out: dict[int, Picture] = {}
         for number in sorted({row // CHUNK for row in rows}):
-            chunk = self.pictures(number)
-            out |= {row: chunk[row % CHUNK] for row in rows if row // CHUNK == number}
+            here = sorted({row for row in rows if row // CHUNK == number})
+            read = read_pictures(self.picture_path(number), [row % CHUNK for row in here])
+            out |= dict(zip(here, read, strict=True))
         return [out[row] for row in rows]
 
     def all_maps(self) -> Arrays:
@@ -129,8 +130,12 @@ def write_pictures(path: Path, pictures: Picture, maps: Mapping[str, NDArray[np.
     write_bytes(path, out.getvalue())
 
 
-def read_pictures(path: Path) -> Picture:
+def read_pictures(path: Path, rows: Sequence[int] | None = None) -> Picture:
     """(n, S, S, 3) uint8.
+
+    Args:
+        path: A file of pictures.
+        rows: Which of them; all by default.
 
     Raises:
         CopoError: The file is missing or damaged.
@@ -138,6 +143,7 @@ def read_pictures(path: Path) -> Picture:
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(n for n in archive.namelist() if not n.endswith(".npz"))
+            names = names if rows is None else [names[row] for row in rows]
             return np.stack([np.array(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names])
     except _FAILURES as error:
         raise CopoError(f"{path} is missing or damaged; remove it and run again") from error
