@@ -500,7 +500,8 @@ class Portrait:
         if not 0 <= psi <= 2:
             raise CopoError(f"psi {psi:g} is out of range: give a number from 0 to 2")
         with torch.no_grad():
-            return self.field.planes(factors.to_vector().to(self.device), psi=psi, noise=self._noise())
+            own = replace(factors, spec=self.spec)  # the same sizes, but the model's own divisors
+            return self.field.planes(own.to_vector().to(self.device), psi=psi, noise=self._noise())
 
     def reference(self, subject: Subject, psi: float = 1.0) -> Reference:
         """A frame whose hair or background is held still in others; keep it over the frames of a film.

@@ -17,6 +17,8 @@ COMMANDS: dict[str, str] = {
     "head": "render or export the parametric head (open head, or your Basel Face Model)",
     "generate": "draw portraits by seed: pictures, a page, exact labels, synthetic data sets",
     "animate": "let a portrait move: talk, a LiveLink Face recording, a video of a face; mp4, webm, gif, webp",
+    "relight": "one person under other light: a lamp that goes around, a panorama, a photograph's light",
+    "interpolate": "from one person to the next, as a film or a strip",
     "analyze": "read factors, camera, landmarks and labels from photographs and videos",
     "prepare": "turn photographs and videos into a training set: aligned, fitted, labelled, with a report",
     "invert": "find the person of photographs in the model: a portrait file in place of a seed",
