@@ -18,10 +18,7 @@ $(SETUP): pyproject.toml constraints.txt
 	touch $@
 
 portrait: setup
-	$(BIN)/copo head --seed 3 --expression jawOpen=0.25,smile=0.8 --yaw 20 --light 45,30 --size 768 --out $(OUT)/head.png
-	$(BIN)/copo head --sheet identities --out $(OUT)/identities.png
-	$(BIN)/copo head --seed 3 --out $(OUT)/head.glb
-	@echo "look at $(OUT)/head.png, $(OUT)/identities.png and (in any 3D viewer) $(OUT)/head.glb"
+	$(BIN)/copo portrait --out $(OUT)
 
 test: setup
 	$(BIN)/python -m pytest -n 2

@@ -26,7 +26,7 @@ class Command:
 
     Example: copo interpolate --seeds 1,41,7 --loop --out between.mp4
 
-    Films are .mp4, .webm, .gif, .webp, or a folder of frames; pictures (.png, .jpg) are a strip (docs/interpolate.md).
+    Films are .mp4, .webm, .gif, .webp, or a folder of frames; pictures (.png, .jpg) are a strip (docs/relight.md).
     """
 
     out: Path

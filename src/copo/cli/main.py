@@ -14,6 +14,7 @@ import copo
 from copo.errors import CopoError
 
 COMMANDS: dict[str, str] = {
+    "portrait": "a first look: a grid, a turntable and a talking clip of the default model",
     "head": "render or export the parametric head (open head, or your Basel Face Model)",
     "generate": "draw portraits by seed: pictures, a page, exact labels, synthetic data sets",
     "animate": "let a portrait move: talk, a LiveLink Face recording, a video of a face; mp4, webm, gif, webp",

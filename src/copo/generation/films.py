@@ -121,7 +121,8 @@ def factors_at(keys: Sequence[Key], step: Step, vary: Sequence[str]) -> Factors:
         step: Where.
         vary: Factors that move: identity, expression, light, noise; the others stay the first key's.
     """
-    mixed = interpolate(keys[step.first].factors, keys[step.second].factors, step.share, "spherical")
+    start, end = keys[step.first].factors, keys[step.second].factors
+    mixed = interpolate(start, end, step.share, "spherical") if 0 < step.share < 1 else end if step.share else start
     moving = {"shape", "albedo"} if "identity" in vary else set()
     moving |= {LIGHT_NAMES.get(name, name) for name in vary if name != "identity"}
     still = {name: getattr(keys[0].factors, name) for name in FACTOR_NAMES if name not in moving}
