@@ -588,7 +588,7 @@ class Portrait:
         )
 
     def remake(self, recipe: Recipe, maps: Sequence[str] = (), map_rays: int | None = None) -> PortraitPicture:
-        """The picture of a recipe, with the same bits on the same kind of machine.
+        """The picture of a recipe: the same bits on a CPU, up to rounding on a GPU.
 
         Args:
             recipe: From `copo.formats.recipe.read_recipe`.
