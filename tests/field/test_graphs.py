@@ -88,6 +88,19 @@ def test_blended_with_every_class_static_is_the_reference():
 
 
 @torch.no_grad()
+def test_one_reference_serves_several_frames():
+    _, fast = fields(SMALL)
+    reference = Reference(fast.planes(latent(SMALL, 2).to(DEVICE)))
+    z, blend = latent(SMALL, 3, 2).to(DEVICE), Blend(frozenset(range(9)))
+    together = fast.frame(z, CAMERA, blend=blend, reference=reference)
+    looked = fast.render(fast.planes(z), CAMERA, blend=blend, reference=reference)
+    for i in range(2):
+        alone = fast.frame(z[i : i + 1], CAMERA, blend=blend, reference=reference)
+        for found in (together, looked):
+            assert (found.features[i] - alone.features[0]).abs().max() < 0.01 * alone.features.abs().max()
+
+
+@torch.no_grad()
 def test_what_a_graph_cannot_do_is_done_plainly():
     plain, fast = fields(VOLUME_ONLY)
     z = latent(VOLUME_ONLY, 1).to(DEVICE)

@@ -175,7 +175,7 @@ def head_values(heads, t, columns, K: tl.constexpr):
 @triton.jit
 def densities(
     planes, static, origins, directions, w1, b1, heads_w, heads_b, random, out,
-    n_rays, n_samples, size, stride_b, stride_p, stride_y, stride_x, scale, box, near, step, distance,
+    n_rays, n_samples, size, stride_b, stride_p, stride_y, stride_x, still_b, scale, box, near, step, distance,
     class_bits, softness,
     C: tl.constexpr, HID: tl.constexpr, NH: tl.constexpr, K: tl.constexpr, RAYS: tl.constexpr, BLEND: tl.constexpr,
     CLIP: tl.constexpr, JITTER: tl.constexpr,
@@ -193,7 +193,7 @@ def densities(
     density_row = tl.load(heads_w + tl.arange(0, HID) * NH).to(tl.float32)
     density_bias = tl.load(heads_b)
     planes += image.to(tl.int64) * stride_b
-    static += image.to(tl.int64) * stride_b
+    static += image.to(tl.int64) * still_b
     i = 0
     while i < n_samples:
         t = start + step * i
@@ -290,7 +290,8 @@ def place_samples(
 @triton.jit
 def march_forward(
     planes, static, origins, directions, depths, w1, b1, heads_w, heads_b, linear_w, linear_b, out, row_sum,
-    n_rays, n_samples, n_features, size, stride_b, stride_p, stride_y, stride_x, scale, box, last_step, far, distance,
+    n_rays, n_samples, n_features, size, stride_b, stride_p, stride_y, stride_x, still_b, scale, box, last_step, far,
+    distance,
     cutoff, class_bits, softness,
     C: tl.constexpr, HID: tl.constexpr, NH: tl.constexpr, K: tl.constexpr, NF: tl.constexpr, RAYS: tl.constexpr,
     BLEND: tl.constexpr, CLIP: tl.constexpr, STOP: tl.constexpr, DYNAMIC_LABELS: tl.constexpr, SUMS: tl.constexpr,
@@ -307,7 +308,7 @@ def march_forward(
     ox, oy, oz = load_ray(origins, rows)
     dx, dy, dz = load_ray(directions, rows)
     planes += image.to(tl.int64) * stride_b
-    static += image.to(tl.int64) * stride_b
+    static += image.to(tl.int64) * still_b
     depths += rows * n_samples
     channels = tl.arange(0, C)
     columns = tl.arange(0, NH)

@@ -235,7 +235,8 @@ def place(
     step = (s.far - s.near) / (s.coarse - 1)
     kernels.densities[triton.cdiv(count, RAYS), batch](
         planes, planes if static is None else static, origins, directions, *packed[:4], random, density,
-        count, s.coarse, *_layout(planes), scene.scale, scene.box, s.near, step, s.distance, bits, softness,
+        count, s.coarse, *_layout(planes), _step(planes, static), scene.scale, scene.box, s.near, step, s.distance,
+        bits, softness,
         **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", JITTER=s.jitter, num_warps=WARPS,
     )  # fmt: skip
     width = max(32, triton.next_power_of_2(max(s.coarse, s.fine)))
@@ -291,8 +292,8 @@ def march(
     s = scene.sampling
     kernels.march_forward[triton.cdiv(count, RAYS), batch](
         planes, planes if static is None else static, origins, directions, depths, *packed[:6], out, row,
-        count, samples, packed.features, *_layout(planes), scene.scale, scene.box, scene.last_step, s.far, s.distance,
-        -math.log(cutoff) if cutoff else 0.0, bits, softness,
+        count, samples, packed.features, *_layout(planes), _step(planes, static), scene.scale, scene.box,
+        scene.last_step, s.far, s.distance, -math.log(cutoff) if cutoff else 0.0, bits, softness,
         **packed.sizes, NF=len(packed.linear_b), RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", STOP=cutoff > 0,
         DYNAMIC_LABELS=dynamic_labels, SUMS=sums, num_warps=WARPS,
     )  # fmt: skip
@@ -360,6 +361,19 @@ def _out_rows(heads: Tensor, features: int, classes: int) -> Tensor:
 
 _GRADIENT_TYPE = kernels.tl.float32 if interpreted() else kernels.tl.bfloat16
 """Type of gradients in matrix products: float32's range matters more than digits. The interpreter lacks bfloat16."""
+
+
+def _step(planes: Tensor, static: Tensor | None) -> int:
+    """Numbers from one image of the static planes to the next: none where one serves all.
+
+    Raises:
+        CopoError: They are laid out otherwise than the field's own.
+    """
+    if static is None:
+        return planes.stride(0)
+    if _layout(static)[2:] != _layout(planes)[2:] or static.shape[-1] != planes.shape[-1]:
+        raise CopoError("static planes are laid out otherwise than the field's: pass both through texels")
+    return static.stride(0)
 
 
 def _layout(planes: Tensor) -> tuple[int, int, int, int, int]:
