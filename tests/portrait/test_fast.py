@@ -31,7 +31,7 @@ def models() -> tuple[Portrait, Portrait]:
     return plain, fast
 
 
-def test_films_and_maps() -> None:
+def test_films() -> None:
     plain, fast = models()
     person, clip = plain.sample(seed=3), talk_clip(5).first(0.6)
     films = [list(model.animate(person, clip, "drive", blend="both", batch=2)) for model in (plain, fast)]
@@ -39,7 +39,3 @@ def test_films_and_maps() -> None:
     for expected, found in zip(*films, strict=True):
         assert (expected.image - found.image).square().mean() < 4e-4
         assert torch.equal(expected.recipes[0].factors.expression, found.recipes[0].factors.expression)
-    expected, found = (m.render(person, maps=("depth", "normals"), blend="hair") for m in (plain, fast))
-    assert (expected.image - found.image).square().mean() < 4e-4
-    assert found.depth is not None and expected.depth is not None
-    assert (expected.depth - found.depth).abs().max() < 0.02
