@@ -336,6 +336,23 @@ def test_faces_near_to_training_faces_are_left_out(
     assert told(capsys, *words)["made"] == 0
 
 
+@pytest.mark.skipif(not has_dlib(), reason="needs dlib's descriptor")
+def test_descriptors_of_a_training_set_know_its_pictures(model: Path, tmp_path: Path) -> None:
+    """A data set of generated portraits is the training set: each of them is at distance 0 and left out."""
+    from tools.training_descriptors import descriptors
+
+    from copo.vision.dlib_descriptor import DlibDescriptor
+
+    out = tmp_path / "set"
+    run("--model", model, "--seeds", "0-2", "--out", out, "--labels", "--dataset")
+    found = descriptors(PortraitDataset(out / "dataset.zip"), DlibDescriptor.load())
+    assert found.shape == (3, 128)
+    drawn = Artist(tiny(), DrawSettings(labels=True)).draw(Unit("u", (Item("s1", 1),)))
+    assert drawn[3] is not None
+    distance = Guard(found).distances(drawn[0].image, drawn[3][0] * 32)
+    assert distance[0] < 0.05  # the picture was rounded to 8 bits, landmarks to thousandths of a pixel
+
+
 # --- bad input --------------------------------------------------------------------------------------------------
 
 
