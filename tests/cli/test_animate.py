@@ -175,6 +175,16 @@ def test_blending_holds_the_background_still(model: str) -> None:
     assert change(everything) <= change("none")
 
 
+def test_batches_do_not_change_a_film() -> None:
+    person, clip = tiny().sample(seed=7), talk_clip(10).first(0.5)
+    alone, together = (list(tiny().animate(person, clip, "ellipse", batch=n)) for n in (1, 2))
+    assert len(alone) == len(together) == 5, "the last batch is filled up and cut off again"
+    for a, b in zip(alone, together, strict=True):
+        assert torch.allclose(a.image, b.image, atol=1e-4)
+        assert torch.equal(a.recipes[0].factors.expression, b.recipes[0].factors.expression)
+        assert torch.equal(a.camera.cam2world, b.camera.cam2world)
+
+
 def test_python(tmp_path: Path) -> None:
     """The example of docs/animate.md."""
     portrait = tiny()

@@ -160,3 +160,27 @@ def test_unknown_suffix_and_empty_mesh_leave_no_file(tmp_path: Path) -> None:
     with pytest.raises(CopoError, match="no faces"):
         save_mesh(tmp_path / "m.glb", MeshData(VERTICES, FACES[:0]))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_blendshapes_need_glb_and_fitting_shapes(tmp_path: Path) -> None:
+    moved = {"up": np.ones_like(VERTICES)}
+    with pytest.raises(CopoError, match=r"only \.glb"):
+        save_mesh(tmp_path / "m.ply", MeshData(VERTICES, FACES, morphs=moved))
+    with pytest.raises(CopoError, match="blendshape 'up'"):
+        MeshData(VERTICES, FACES, morphs={"up": np.ones((1, 3))})
+    with pytest.raises(CopoError, match="NaN"):
+        MeshData(VERTICES, FACES, morphs={"up": np.full_like(VERTICES, np.nan)})
+    with pytest.raises(CopoError, match="down"):
+        MeshData(VERTICES, FACES, morphs=moved, weights={"down": 1.0})
+
+
+def test_blendshapes_follow_their_vertices_over_seams(tmp_path: Path) -> None:
+    moved = {"up": np.arange(VERTICES.size, dtype=np.float32).reshape(-1, 3), "still": np.zeros_like(VERTICES)}
+    mesh = MeshData(VERTICES, FACES, uv=UV, uv_faces=UV_FACES, texture=TEXTURE, morphs=moved, weights={"up": 0.25})
+    save_mesh(tmp_path / "m.glb", mesh)
+    body = gltf_header(tmp_path / "m.glb")["meshes"][0]
+    assert body["extras"]["targetNames"] == ["up", "still"] and body["weights"] == [0.25, 0.0]
+    split = split_at_seams(mesh)
+    for vertex, delta in zip(split.vertices, split.morphs["up"], strict=True):
+        (at,) = np.flatnonzero((vertex == mesh.vertices).all(1))
+        np.testing.assert_array_equal(delta, moved["up"][at])

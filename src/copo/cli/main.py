@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "animate": "let a portrait move: talk, a LiveLink Face recording, a video of a face; mp4, webm, gif, webp",
     "relight": "one person under other light: a lamp that goes around, a panorama, a photograph's light",
     "interpolate": "from one person to the next, as a film or a strip",
+    "export": "write a portrait as a mesh, points, splats, a head with ARKit blendshapes, or a texture",
     "analyze": "read factors, camera, landmarks and labels from photographs and videos",
     "prepare": "turn photographs and videos into a training set: aligned, fitted, labelled, with a report",
     "invert": "find the person of photographs in the model: a portrait file in place of a seed",

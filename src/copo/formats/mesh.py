@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from copo.errors import CopoError
+from copo.errors import CopoError, unknown_name
 from copo.formats.atomic import atomic_write
 from copo.formats.ply import write_ply
 from copo.formats.provenance import JSON_KEY, SOFTWARE, Provenance
@@ -39,6 +40,8 @@ class MeshData:
         texture: (H, W, 3) uint8 sRGB, first row at v = 1, or None.
         normals: (V, 3) float32 unit length, or None.
         labels: (V,) uint8 parser classes (`copo.head.protocol.PARSER_CLASSES`), or None.
+        morphs: Blendshapes by name: (V, 3) float32 metres that a weight of 1 adds to the vertices; empty for none.
+        weights: Weights that blendshapes begin with, by name; 0 where left out.
 
     Raises:
         CopoError: Shapes do not fit together, an index is out of range, or a coordinate is not finite.
@@ -52,6 +55,8 @@ class MeshData:
     texture: Array | None = None
     normals: Array | None = None
     labels: Array | None = None
+    morphs: Mapping[str, Array] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         types = {"vertices": "f4", "faces": "i8", "uv": "f4", "uv_faces": "i8", "normals": "f4", "labels": "u1"}
@@ -67,6 +72,15 @@ class MeshData:
         for name, shape in (("colors", (count, 3)), ("normals", (count, 3)), ("labels", (count,))):
             value = getattr(self, name)
             _require(value is None or value.shape == shape, name, value, str(shape))
+        morphs = {name: np.ascontiguousarray(value, dtype="f4") for name, value in self.morphs.items()}
+        object.__setattr__(self, "morphs", morphs)
+        for name, value in morphs.items():
+            _require(value.shape == (count, 3), f"blendshape {name!r}", value, f"({count}, 3)")
+            if not np.isfinite(value).all():
+                raise CopoError(f"mesh blendshape {name!r} holds NaN or infinite numbers")
+        for name in self.weights:
+            if name not in morphs:
+                raise unknown_name("blendshape in weights", name, morphs)
         if not np.isfinite(self.vertices).all():
             raise CopoError("mesh vertices hold NaN or infinite numbers: check the coefficients they came from")
         _require_range("faces", self.faces, count)
@@ -91,7 +105,7 @@ def save_mesh(path: str | os.PathLike[str], mesh: MeshData, provenance: Provenan
     |---|---|
     | .ply | binary; positions, normals, colours, labels. A texture is turned into vertex colours |
     | .obj | positions, normals, uv; a texture as NAME.png and NAME.mtl beside it, else colours behind the positions |
-    | .glb | binary glTF 2.0; positions, normals, texture or colours, labels as the attribute `_LABEL` |
+    | .glb | binary glTF 2.0; positions, normals, texture or colours, labels as the attribute `_LABEL`, blendshapes |
 
     A .glb without normals of its own gets smooth ones: viewers would show facets.
 
@@ -110,6 +124,8 @@ def save_mesh(path: str | os.PathLike[str], mesh: MeshData, provenance: Provenan
         raise CopoError(f"cannot write a mesh as {target.name!r}: end the name in {', '.join(MESH_SUFFIXES)}")
     if not len(mesh.faces):
         raise CopoError(f"cannot write {target.name!r}: the mesh has no faces")
+    if mesh.morphs and target.suffix.lower() != ".glb":
+        raise CopoError(f"cannot write {target.name!r}: only .glb holds blendshapes; end the name in .glb or drop them")
     with atomic_write(target) as temporary:
         writer(temporary, mesh, provenance or Provenance())
 
@@ -123,8 +139,13 @@ def color_bytes(colors: Array) -> NDArray[np.uint8]:
 
 def split_at_seams(mesh: MeshData) -> MeshData:
     """The same surface with one uv for each vertex: vertices on texture seams are doubled (glTF needs it)."""
+    return _split(mesh)[0]
+
+
+def _split(mesh: MeshData) -> tuple[MeshData, Array]:
+    """`split_at_seams`, and the old vertex of each new one."""
     if mesh.uv is None or mesh.uv_faces is None:
-        return mesh
+        return mesh, np.arange(len(mesh.vertices))
     corners = np.stack([mesh.faces.ravel(), mesh.uv_faces.ravel()], axis=1)
     pairs, corner_index = np.unique(corners, axis=0, return_inverse=True)
     vertex, uv = pairs[:, 0], pairs[:, 1]
@@ -132,16 +153,18 @@ def split_at_seams(mesh: MeshData) -> MeshData:
     def pick(values: Array | None) -> Array | None:
         return None if values is None else values[vertex]
 
-    return replace(
+    split = replace(
         mesh,
         vertices=mesh.vertices[vertex],
         faces=corner_index.reshape(-1, 3),
         colors=pick(mesh.colors),
         normals=pick(mesh.normals),
         labels=pick(mesh.labels),
+        morphs={name: value[vertex] for name, value in mesh.morphs.items()},
         uv=mesh.uv[uv],
         uv_faces=None,
     )
+    return split, vertex
 
 
 def baked_colors(mesh: MeshData) -> Array | None:
@@ -215,8 +238,19 @@ def _obj_corners(mesh: MeshData) -> list[str]:
 
 
 def _write_glb(path: Path, mesh: MeshData, provenance: Provenance) -> None:
-    """Binary glTF 2.0 (Khronos, section 4): one buffer, one mesh, one material."""
-    mesh = split_at_seams(replace(mesh, normals=_unit(smooth_normals(mesh) if mesh.normals is None else mesh.normals)))
+    """Binary glTF 2.0 (Khronos, section 4): one buffer, one mesh, one material.
+
+    Blendshapes are morph targets of positions and normals, as sparse accessors (section 3.6.2.3): most move a small
+    part of the head.
+    """
+    mesh = replace(mesh, normals=_unit(smooth_normals(mesh) if mesh.normals is None else mesh.normals))
+    assert mesh.normals is not None
+    rest = _unit(smooth_normals(mesh)) if mesh.morphs else mesh.normals
+    turned = {
+        name: _unit(smooth_normals(replace(mesh, vertices=mesh.vertices + delta, morphs={}, weights={}))) - rest
+        for name, delta in mesh.morphs.items()
+    }
+    mesh, vertex = _split(mesh)
     assert mesh.normals is not None
     views: list[dict[str, Any]] = []
     accessors: list[dict[str, Any]] = []
@@ -255,6 +289,36 @@ def _write_glb(path: Path, mesh: MeshData, provenance: Provenance) -> None:
         attributes["_LABEL"] = accessor(mesh.labels, "SCALAR", _UNSIGNED_BYTE, _ARRAY_BUFFER)
     indices = accessor(mesh.faces.astype("<u4").ravel(), "SCALAR", _UNSIGNED_INT, _ELEMENT_BUFFER)
 
+    def sparse(values: Array, bounded: bool) -> int:
+        at = np.flatnonzero(np.abs(values).max(1) > _STILL)
+        at = (
+            at if len(at) else np.zeros(1, np.int64)
+        )  # an accessor of zeros alone is legal, and unknown to some readers
+        kept = np.zeros_like(values)
+        kept[at] = values[at]
+        entry = {
+            "componentType": _FLOAT,
+            "count": len(values),
+            "type": "VEC3",
+            "sparse": {
+                "count": len(at),
+                "indices": {"bufferView": view(at.astype("<u4").tobytes()), "componentType": _UNSIGNED_INT},
+                "values": {"bufferView": view(values[at].astype("<f4").tobytes())},
+            },
+        }
+        accessors.append(entry | ({"min": kept.min(0).tolist(), "max": kept.max(0).tolist()} if bounded else {}))
+        return len(accessors) - 1
+
+    primitive: dict[str, Any] = {"attributes": attributes, "indices": indices, "material": 0}
+    shapes: dict[str, Any] = {"primitives": [primitive]}
+    if mesh.morphs:
+        primitive["targets"] = [
+            {"POSITION": sparse(delta, True), "NORMAL": sparse(turned[name][vertex], False)}
+            for name, delta in mesh.morphs.items()
+        ]
+        shapes["weights"] = [float(mesh.weights.get(name, 0.0)) for name in mesh.morphs]
+        shapes["extras"] = {"targetNames": list(mesh.morphs)}  # where Blender, three.js and others look for names
+
     surface: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.8}
     document: dict[str, Any] = {
         "asset": {
@@ -269,7 +333,7 @@ def _write_glb(path: Path, mesh: MeshData, provenance: Provenance) -> None:
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "head"}],
-        "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
+        "meshes": [shapes],
         "materials": [{"name": "skin", "pbrMetallicRoughness": surface, "doubleSided": True}],
     }
     if mesh.texture is not None:
@@ -284,6 +348,8 @@ def _write_glb(path: Path, mesh: MeshData, provenance: Provenance) -> None:
     path.write_bytes(b"glTF" + np.array([2, 12 + len(chunks)], "<u4").tobytes() + chunks)
 
 
+_STILL = 1e-6
+"""Metres (and parts of a unit normal); less does not count as moved."""
 _FLOAT, _UNSIGNED_INT, _UNSIGNED_SHORT, _UNSIGNED_BYTE = 5126, 5125, 5123, 5121
 _ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
 
