@@ -58,7 +58,9 @@ def _pairs(points: Tensor) -> tuple[Tensor, Tensor]:
 def _sample_by_grid(planes: Tensor, unit: Tensor) -> Tensor:
     """By grid_sample, whose backward pass is the faster one on a GPU."""
     batch, three, channels, size, _ = planes.shape
-    grid = torch.stack([unit[..., axes] for axes in PLANE_AXES], dim=1).view(batch * three, 1, -1, 2)
+    grid = torch.stack([torch.stack([unit[..., u], unit[..., v]], dim=-1) for u, v in PLANE_AXES], dim=1).view(
+        batch * three, 1, -1, 2
+    )
     out = F.grid_sample(planes.reshape(-1, channels, size, size), grid.to(planes.dtype), mode="bilinear",
                         padding_mode="border", align_corners=True)  # fmt: skip
     return out.view(batch, three, channels, -1).sum(1).mT
