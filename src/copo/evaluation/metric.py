@@ -129,7 +129,8 @@ class Metric:
         measure: Computes it.
         sets: Picture sets that it needs.
         references: Sets that it uses where they can be made.
-        instruments: Instruments and the sets they look at: (instrument, set); "reals" is the data set.
+        instruments: Instruments and the sets they look at: (instrument, set); "reals" is the data set,
+            "photographs" the part of it that quality is compared with.
         data: Whether it needs the data set.
         head: Whether it needs the head model.
         source: Whether it needs the model itself.

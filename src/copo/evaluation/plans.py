@@ -95,10 +95,13 @@ class Counts:
     reference_people: int = 12
     """People of the reference sets, which the head itself renders: what instruments say of perfect control."""
 
+    photographs: int = 0
+    """Photographs that quality is compared with, randomly drawn; 0 for all."""
+
     @classmethod
     def quick(cls) -> Counts:
         """Some hundred pictures in all, for two CPU cores."""
-        return cls(150, 6, 6, 2, 1, 1, 5, 1, 12, 3, 2, 7, 2)
+        return cls(150, 6, 6, 2, 1, 1, 5, 1, 12, 3, 2, 7, 2, 400)
 
     @classmethod
     def scaled(cls, samples: int) -> Counts:

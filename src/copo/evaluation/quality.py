@@ -19,7 +19,7 @@ LABELS = {"efficientnet": "EfficientNet-Lite0", "inception": "Inception"}
 
 
 def _features(evidence: Evidence, name: str, instrument: str) -> tuple[np.ndarray, np.ndarray]:
-    return evidence.reals(instrument)["features"][list(evidence.compared)], evidence.seen(name, instrument)["features"]
+    return evidence.seen("photographs", instrument)["features"], evidence.seen(name, instrument)["features"]
 
 
 def _kid(instrument: str, name: str, title: str):  # type: ignore[no-untyped-def]
@@ -70,7 +70,7 @@ def _fid(instrument: str, name: str, title: str):  # type: ignore[no-untyped-def
 
 for _instrument in ("efficientnet", "inception"):
     for _set, _suffix in (("samples", ""), ("samples3d", "3D")):
-        _eyes = ((_instrument, _set), (_instrument, "reals"))
+        _eyes = ((_instrument, _set), (_instrument, "photographs"))
         _what = " (rendering pose independent of the conditioning pose)" if _suffix else ""
         register(
             Metric(
@@ -116,7 +116,7 @@ register(
         "Precision, recall, density, coverage",
         measure_manifold,
         ("samples",),
-        instruments=(("efficientnet", "samples"), ("efficientnet", "reals")),
+        instruments=(("efficientnet", "samples"), ("efficientnet", "photographs")),
         data=True,
         least=2 * NEIGHBOURS,
     )

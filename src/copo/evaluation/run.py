@@ -39,9 +39,9 @@ Picture = NDArray[np.uint8]
 class RealSet(PictureSet):
     """Portraits of a data set as a picture set; only what instruments see of them is on disk."""
 
-    def __init__(self, data: PortraitDataset, folder: Path) -> None:
-        super().__init__(folder, len(data))
-        self.data = data
+    def __init__(self, data: PortraitDataset, folder: Path, rows: Sequence[int] | None = None) -> None:
+        self.data, self.rows = data, list(range(len(data))) if rows is None else list(rows)
+        super().__init__(folder, len(self.rows))
 
     @property
     def rendered(self) -> bool:
@@ -50,12 +50,11 @@ class RealSet(PictureSet):
 
     def pictures(self, number: int) -> Picture:
         """(n, S, S, 3) uint8."""
-        rows = range(number * CHUNK, min((number + 1) * CHUNK, self.total))
-        return np.stack([self.data.image(i) for i in rows])
+        return np.stack([self.data.image(i) for i in self.rows[number * CHUNK : (number + 1) * CHUNK]])
 
     def some(self, rows: Sequence[int]) -> list[Picture]:
         """Single pictures."""
-        return [self.data.image(i) for i in rows]
+        return [self.data.image(self.rows[i]) for i in rows]
 
 
 class FolderSet(PictureSet):
@@ -469,6 +468,9 @@ class Evaluation:
         """See `Evidence`."""
         if name == "reals":
             return RealSet(self.data, self.out / f"reals-{data_fingerprint(self.data)}")
+        if name == "photographs":
+            key = f"{data_fingerprint(self.data)}-{self.max_yaw:g}-{self.counts.photographs}"
+            return RealSet(self.data, self.out / f"photographs-{key}", self.compared)
         if self.folder is not None:
             side = 256 if self.photographs is None else self.data.image(0).shape[0]
             return FolderSet(self.folder, self.out / f"folder-{self.folder.fingerprint()}", side)
@@ -491,6 +493,14 @@ class Evaluation:
     @property
     def compared(self) -> list[int]:
         """See `Evidence`."""
+        rows = self._facing()
+        few = self.counts.photographs
+        if few and few < len(rows):
+            rows = sorted(np.random.default_rng(0).choice(rows, few, replace=False).tolist())
+        return rows
+
+    def _facing(self) -> list[int]:
+        """Rows of the data set within the largest yaw."""
         if self.max_yaw >= 180:
             return list(range(len(self.data)))
         return torch.nonzero(_yaws(self.data) <= self.max_yaw)[:, 0].tolist()
@@ -499,7 +509,7 @@ class Evaluation:
         """The data set whose cameras are drawn from: without those that are left out."""
         if self.photographs is None or self.max_yaw >= 180:
             return self.photographs
-        rows = self.compared
+        rows = self._facing()
         if not rows:
             raise CopoError(f"--max-yaw {self.max_yaw:g} leaves no portrait of {self.data.path}")
         view = PortraitDataset(self.data.path)
