@@ -118,6 +118,11 @@ class GeneratorConfig(_Config):
     class_count: int = 19
     """Classes of the semantic field: BiSeNet's face parser (paper)."""
 
+    guide_channels: int = 0
+    """Channels of the head's maps that the backbone looks at besides w (`copo.head.maps`; ours); 0: none (paper)."""
+    guide_resolution: int = 0
+    """Side of these maps, at most that of the planes; they enter there and, reduced, at smaller sides from 8 on."""
+
     raw_resolution: int = 128
     """Rays per side of the volume-rendered picture (paper)."""
     output_resolution: int = 512
@@ -162,6 +167,11 @@ class GeneratorConfig(_Config):
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise CopoError(f"GeneratorConfig.{name} = {getattr(self, name)}: it must be at least 1")
+        if self.guide_channels < 0 or (self.guide_channels and self.guide_resolution not in self.plane_levels[1:]):
+            raise CopoError(
+                f"GeneratorConfig.guide_resolution = {self.guide_resolution}: use a power of two from 8 to "
+                f"{self.plane_resolution}"
+            )
         if self.feature_channels < 3:
             raise CopoError(f"GeneratorConfig.feature_channels = {self.feature_channels}: the first 3 are colours")
         if self.fine_samples < 0:
@@ -301,7 +311,7 @@ class VaeConfig(_Config):
 PRESETS: dict[str, GeneratorConfig] = {
     "ffhq_512": GeneratorConfig(),
     "portrait_256": GeneratorConfig(
-        albedo=48,
+        albedo=50,
         expression=52,
         mapping_layers=4,
         channel_base=12288,
@@ -309,6 +319,8 @@ PRESETS: dict[str, GeneratorConfig] = {
         plane_resolution=128,
         noise_inputs=False,
         resampling="folded",
+        guide_channels=16,
+        guide_resolution=128,
         raw_resolution=64,
         output_resolution=256,
         sr_channels=(64, 48),

@@ -205,7 +205,7 @@ class Portrait:
         if self.given_head is not None:
             check_head(self.given_head.spec, self.spec, self.name)
         self.generator.eval().requires_grad_(False)
-        self.field = PortraitField(self.generator)
+        self.field = PortraitField(self.generator, head=self.given_head)
 
     # --- where it comes from ----------------------------------------------------------------------------------------
 

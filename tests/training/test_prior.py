@@ -59,7 +59,7 @@ def test_one_normaliser_everywhere_and_the_published_sizes() -> None:
     assert expression.network.scales == (4.0,) * 64 and expression.network.latent == 32 and expression.steps == 20_000
     assert light.network.scales == (0.85,) * 27 and light.network.hidden == 128 and light.steps == 17_000
     ours = prior_config("identity", open_head().spec)
-    assert ours.network.coefficients == 130 and set(ours.network.scales) == {1.0}
+    assert ours.network.coefficients == 130 and ours.network.scales == (0.4,) * 80 + (0.5,) * 50
 
 
 def test_a_prior_learns_where_its_rows_lie(tmp_path: Path) -> None:

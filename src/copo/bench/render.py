@@ -20,6 +20,7 @@ from copo.camera import Camera
 from copo.config import preset
 from copo.field.blending import Blend
 from copo.field.graphs import Graph, GraphedPortraitField, GraphedStep, fast_field
+from copo.field.guide import guide_for
 from copo.field.portrait_field import PortraitField, Reference, add_background, sampling_of
 from copo.field.rays import camera_rays
 from copo.field.render import render_rays
@@ -171,7 +172,8 @@ def _graphed_parts(field: GraphedPortraitField, z: Tensor, camera: Camera) -> di
     config, decoder = field.config, field.decoder
     pose, psi = z.new_full((1, 2), math.pi / 2), z.new_ones(1, 1)
     ws = field.mapping(z, pose, psi)
-    planes = field.synthesis(ws)
+    maps = None if field.guide is None else field.guide(z)
+    planes = field.backbone(ws, maps)
     view = camera.to(z.device)
     rays = camera_rays(view, config.raw_resolution, config.pixel_grid)
     origins, directions = rays.origins.contiguous(), rays.directions.contiguous()
@@ -189,7 +191,7 @@ def _graphed_parts(field: GraphedPortraitField, z: Tensor, camera: Camera) -> di
 
     parts = {
         "mapping": graph(lambda z, pose, psi: (field.mapping(z, pose, psi),), z, pose, psi),
-        "backbone": graph(lambda ws: (field.synthesis(ws),), ws.contiguous()),
+        "backbone": graph(lambda ws: (field.backbone(ws, maps),), ws.contiguous()),
         "rays": graph(all_rays, view.cam2world, view.intrinsics),
         "placing samples": graph(lambda p: (place((p, None), decoder, origins, directions, scene),), planes),
         "march": graph(lambda p: march((p, None), decoder, origins, directions, depths, scene), planes),
@@ -204,13 +206,14 @@ def _plain_parts(field: PortraitField, z: Tensor, camera: Camera) -> dict[str, C
     generator, config = field.generator, field.config
     pose = z.new_full((1, 2), math.pi / 2)
     ws = generator.mapping(z, pose)
-    planes = generator.synthesis(ws)
+    maps = None if field.guide is None else field.guide(z)
+    planes = generator.synthesis(ws, guide=maps)
     rays = camera_rays(camera.to(z.device), config.raw_resolution, config.pixel_grid)
     side = config.raw_resolution
     features = z.new_zeros(1, config.feature_channels, side, side)
     parts: dict[str, Callable[[], object]] = {
         "mapping": lambda: generator.mapping(z, pose),
-        "backbone": lambda: generator.synthesis(ws),
+        "backbone": lambda: generator.synthesis(ws, guide=maps),
         "field": lambda: render_rays(planes, generator.decoder, rays, field.sampling, config.box),
         "super-resolution": lambda: generator.super_resolution(features, ws),
     }
@@ -243,11 +246,11 @@ def training_loss(
     Returns:
         A function of z (B, latent), pose (B, 2), cam2world (B, 4, 4) and intrinsics (B, 3, 3).
     """
-    config = generator.config
+    config, guide = generator.config, guide_for(generator.config)
 
     def loss(z: Tensor, pose: Tensor, cam2world: Tensor, intrinsics: Tensor) -> Tensor:
         ws = generator.mapping(z, pose)
-        planes = synthesis(ws, noise="random", dtype=dtype)
+        planes = synthesis(ws, noise="random", dtype=dtype, guide=None if guide is None else guide(z))
         behind = generator.background(z, dtype)
         rays = camera_rays(Camera(cam2world, intrinsics), config.raw_resolution, config.pixel_grid)
         out = render_rays(planes, generator.decoder, rays, sampling, config.box)

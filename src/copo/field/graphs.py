@@ -278,7 +278,14 @@ class GraphedPortraitField(PortraitField):
 
     def _networks(self, z: Tensor, pose: Tensor, psi: Tensor) -> tuple[Tensor | None, ...]:
         ws = self.mapping(z, pose, psi)
-        return self.synthesis(ws), ws, self.generator.background(z, torch.float16)
+        planes = self.backbone(ws, None if self.guide is None else self.guide(z))
+        return planes, ws, self.generator.background(z, torch.float16)
+
+    def backbone(self, ws: Tensor, maps: Tensor | None) -> Tensor:
+        """ws (B, n, w_dim) and the head's maps where the backbone is guided -> planes (B, 3, C, R, R) float16."""
+        if maps is None:
+            return self.synthesis(ws)
+        return self.generator.synthesis(ws, dtype=torch.float16, guide=maps).half()
 
     def _look(
         self,

@@ -16,9 +16,11 @@ from copo.errors import CopoError
 from copo.field.blending import BACKGROUND, Blend
 from copo.field.composite import RayOutput
 from copo.field.fused import Backend, backend_for
+from copo.field.guide import guide_for
 from copo.field.rays import Rays, camera_rays, picture_size
 from copo.field.render import render_rays, render_static, reuses_static
 from copo.field.sampling import SamplingConfig
+from copo.head.protocol import HeadModel
 from copo.networks.generator import Generator
 from copo.networks.layers import NoiseMode
 
@@ -142,11 +144,19 @@ class PortraitField:
         generator: Its networks; the caller chooses device, precision of weights and evaluation mode.
         sampling: Sample counts; by default what the generator's configuration says, exact.
         backend: Plain PyTorch or fused kernels.
+        head: The head model of a guided backbone; by default the open head.
     """
 
-    def __init__(self, generator: Generator, sampling: SamplingConfig | None = None, backend: Backend = "auto") -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        sampling: SamplingConfig | None = None,
+        backend: Backend = "auto",
+        head: HeadModel | None = None,
+    ) -> None:
         self.generator, self.backend = generator, backend
         self.config = generator.config
+        self.guide = guide_for(generator.config, head)
         self.sampling = sampling or sampling_of(generator.config)
 
     # --- networks ---------------------------------------------------------------------------------------------------
@@ -168,7 +178,8 @@ class PortraitField:
         check_latent(z, self.config.latent)
         pose = z.new_tensor(FRONTAL_POSE) if pose is None else pose
         ws = self.generator.mapping(z, pose.expand(z.shape[0], 2), psi)
-        return PortraitPlanes(self.generator.synthesis(ws, noise=noise), ws, self.generator.background(z))
+        planes = self.generator.synthesis(ws, noise=noise, guide=None if self.guide is None else self.guide(z))
+        return PortraitPlanes(planes, ws, self.generator.background(z))
 
     def neutral(self, z: Tensor) -> Tensor:
         """The same latents with neutral expression, the default reference of a blended film."""

@@ -261,6 +261,9 @@ class CodeConfig:
     dropout: float = 0.25
     """Share of reconstructions whose code is replaced by a random one; they are compared on the face alone, so the
     coefficients must explain it."""
+    driven_random: float = 0.5
+    """Share of driven portraits with a random code instead of a person's: people who were never photographed must follow
+    the head too."""
 
 
 @dataclass(frozen=True)

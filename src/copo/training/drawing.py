@@ -11,9 +11,11 @@ from torch import Tensor
 
 from copo.camera import Camera
 from copo.field.fused import Backend
+from copo.field.guide import guide_for
 from copo.field.portrait_field import PortraitFrame, PortraitPlanes, add_background, sampling_of
 from copo.field.rays import camera_rays
 from copo.field.render import render_rays
+from copo.head.protocol import HeadModel
 from copo.networks.generator import Generator
 from copo.training.config import Precision
 
@@ -28,12 +30,19 @@ class Painter:
         precision: Type of the activations of backbone, background and super-resolution.
         compiled: Compile those networks (`torch.compile`); they share the generator's weights.
         backend: Who marches rays.
+        head: The head model of a guided backbone.
     """
 
     def __init__(
-        self, generator: Generator, precision: Precision = "float32", compiled: bool = False, backend: Backend = "auto"
+        self,
+        generator: Generator,
+        precision: Precision = "float32",
+        compiled: bool = False,
+        backend: Backend = "auto",
+        head: HeadModel | None = None,
     ) -> None:
         self.generator, self.dtype, self.backend = generator, TYPES[precision], backend
+        self.guide = guide_for(generator.config, head)
         self.sampling = replace(sampling_of(generator.config), jitter=True)
         wrap: Callable[[Any], Any] = (
             (lambda network: torch.compile(network, dynamic=False)) if compiled else lambda network: network
@@ -46,7 +55,8 @@ class Painter:
     def planes(self, z: Tensor, pose: Tensor) -> PortraitPlanes:
         """z (B, latent), pose (B, 2) that the planes are conditioned on -> planes of B portraits."""
         ws = self.generator.mapping(z, pose)
-        planes = self._synthesis(ws, noise="random", dtype=self.dtype).float()
+        maps = None if self.guide is None else self.guide(z)
+        planes = self._synthesis(ws, noise="random", dtype=self.dtype, guide=maps).float()
         background = None if self._background is None else self._background(z, self.dtype).float()
         return PortraitPlanes(planes, ws, background)
 

@@ -164,7 +164,7 @@ class Trainer:
         self.guide = teachers.guide
         self.sampler = FactorSampler(self.spec, ingredients.data.coefficients, ingredients.priors, config.draw)
         compiled = config.acceleration == "compile"
-        painter = Painter(self.networks.generator, config.precision, compiled)
+        painter = Painter(self.networks.generator, config.precision, compiled, head=head)
         judge: Any = (
             torch.compile(self.networks.discriminator, dynamic=False) if compiled else self.networks.discriminator
         )

@@ -147,7 +147,7 @@ def fixed_latents(trainer: Trainer, count: int) -> tuple[Tensor, Camera]:
 def draw(trainer: Trainer, z: Tensor, camera: Camera) -> list[PortraitFrame]:
     """Frames of the averaged generator, exact and without noise that changes."""
     device = trainer.processes.device
-    field = PortraitField(trainer.average)
+    field = PortraitField(trainer.average, head=trainer.ingredients.head)
     mode = "const" if trainer.config.generator.noise_inputs else "none"
     out = []
     for start in range(0, len(z), BATCH):

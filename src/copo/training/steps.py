@@ -124,6 +124,7 @@ def draw_inputs(
         ),
         "noise": torch.randn(counts.natural + counts.driven, noise, generator=generator),
         "dropped": (torch.rand(counts.photographs, 1, generator=generator) < config.codes.dropout).float(),
+        "driven_free": (torch.rand(counts.driven, 1, generator=generator) < config.codes.driven_random).float(),
         "spare_codes": torch.randn(counts.photographs, noise, generator=generator),
         "code": batch.code[photos],
         "driven_code": batch.code[base],
@@ -242,7 +243,7 @@ class GeneratorStep:
             blurred = codes + spread * torch.randn_like(codes)
             own = torch.where(inputs["dropped"].bool(), own, blurred)
             theirs = self.networks.codes(inputs["driven_code"]).detach()
-            driven = theirs + spread * driven
+            driven = torch.where(inputs["driven_free"].bool(), driven, theirs + spread * driven)
         z = torch.cat([torch.cat([own, natural, driven]), inputs["coefficients"]], dim=1)
         return z, codes
 
