@@ -18,6 +18,7 @@ from copo.field.portrait_field import PortraitField, PortraitFrame
 from copo.formats.atomic import atomic_write
 from copo.formats.pictures import depth_picture, label_picture, to_uint8
 from copo.illumination import rotate_illumination
+from copo.training.conditioning import pose_of
 
 if TYPE_CHECKING:
     from copo.training.loop import Trainer
@@ -63,7 +64,7 @@ def save_control(trainer: Trainer, path: Path) -> None:
     """
     side = trainer.config.generator.output_resolution
     raw = trainer.config.generator.raw_resolution
-    z, camera = fixed_latents(trainer, trainer.config.run.sheet_people)
+    z, camera = fixed_latents(trainer, trainer.config.run.sheet_people, frontal=True)
     tiles: list[Picture] = []
     titles: list[str] = []
     sweeps = control_sweeps(trainer, z, camera)
@@ -134,11 +135,14 @@ def control_sweeps(trainer: Trainer, z: Tensor, camera: Camera) -> list[tuple[st
     return out
 
 
-def fixed_latents(trainer: Trainer, count: int) -> tuple[Tensor, Camera]:
-    """(count, latent) z and cameras, the same in every call of a run."""
+def fixed_latents(trainer: Trainer, count: int, frontal: bool = False) -> tuple[Tensor, Camera]:
+    """(count, latent) z and cameras, the same in every call of a run; `frontal` takes cameras near the front."""
     generator = torch.Generator().manual_seed(trainer.config.run.seed + 1)
     noise = seeded_normal("noise", list(range(count)), trainer.config.generator.noise)
     cameras = trainer.ingredients.data.cameras
+    if frontal:
+        turned = (pose_of(cameras) - math.pi / 2).abs().amax(1)
+        cameras = cameras[turned.argsort()[: max(len(cameras) // 4, 1)]]
     rows = torch.randint(len(cameras), (count,), generator=generator)
     return torch.cat([noise, trainer.sampler.natural(count, generator)], dim=1), cameras[rows]
 
