@@ -81,7 +81,6 @@ def _train(options: argparse.Namespace) -> None:
         raise CopoError("--out is missing: give a run folder")
     config = configured(AnalyserTraining(), options.settings)
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
     train(config, options.out, _stage(options), backbone_state(options), options.device, options.max_minutes,
           options.resume, {"settings": options.settings})  # fmt: skip
 

@@ -18,6 +18,7 @@ its albedo on average. Illuminations are (..., 27): nine numbers of red, of gree
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -101,7 +102,7 @@ def rotate_radiance(radiance: Tensor, rotation: Tensor) -> Tensor:
     Returns:
         (..., 9, 3), exact in all three bands.
     """
-    signs = radiance.new_tensor(_SIGNS)[:, None]
+    signs = _fixed(_SIGNS, radiance)[:, None]
     return signs * (sh_rotation(rotation.to(radiance)) @ (signs * radiance))
 
 
@@ -132,7 +133,7 @@ def sh_rotation(rotation: Tensor) -> Tensor:
         (..., 9, 9), orthogonal and block-diagonal by band.
     """
     golden = (1 + math.sqrt(5)) / 2
-    corners = rotation.new_tensor([(0, s, t * golden) for s in (-1, 1) for t in (-1, 1)])
+    corners = _fixed(tuple(v for s in (-1, 1) for t in (-1, 1) for v in (0.0, s, t * golden)), rotation).view(4, 3)
     directions = F.normalize(torch.cat([corners.roll(axis, dims=1) for axis in range(3)]), dim=1)
     before = sh_basis(directions @ rotation)  # rows are R^T d
     return (4 * math.pi / 12) * (sh_basis(directions).mT @ before)
@@ -182,10 +183,28 @@ def directional_light(
     around = torch.as_tensor(ambient).to(direction)
     if around.shape[-1:] != (3,):
         around = around[..., None]
-    harmonics = sh_basis(F.normalize(direction, dim=-1)) * direction.new_tensor(_SIGNS)
-    radiance = math.pi * harmonics[..., :, None] * lamp[..., None, :]
-    uniform = F.one_hot(torch.tensor(0, device=direction.device), 9).to(direction)[:, None] * math.sqrt(4 * math.pi)
-    return illumination_from_radiance(radiance + uniform * around[..., None, :])
+    radiance = lamp_radiance(F.normalize(direction, dim=-1), lamp)
+    return illumination_from_radiance(radiance + uniform_radiance(around))
+
+
+def lamp_radiance(direction: Tensor, colour: Tensor) -> Tensor:
+    """Distant lamps, see `directional_light`.
+
+    Args:
+        direction: (..., 3) unit vectors towards the lamps.
+        colour: (..., 3) RGB times intensity.
+
+    Returns:
+        (..., 9, 3).
+    """
+    harmonics = sh_basis(direction) * _fixed(_SIGNS, direction)
+    return math.pi * harmonics[..., :, None] * colour[..., None, :]
+
+
+def uniform_radiance(colour: Tensor) -> Tensor:
+    """(..., 9, 3) light from everywhere, in which a white surface sends out `colour` (..., 3) or a grey (..., 1)."""
+    first = _fixed((math.sqrt(4 * math.pi), *([0.0] * 8)), colour)
+    return first[:, None] * colour[..., None, :]
 
 
 def exposure(illumination: Tensor) -> Tensor:
@@ -218,7 +237,7 @@ def normalise_exposure(illumination: Tensor, target: float = 1.0) -> Tensor:
         CopoError: No light falls on the face.
     """
     gamma = _by_colour(illumination)
-    brightness = exposure(illumination) @ gamma.new_tensor(_LUMINANCE)
+    brightness = exposure(illumination) @ _fixed(_LUMINANCE, gamma)
     if not bool((brightness > 1e-6).all()):
         raise CopoError("illumination leaves the face dark: its exposure cannot be normalised; give another light")
     light = (gamma + _base(gamma)) * (target / brightness)[..., None, None]
@@ -234,14 +253,24 @@ def _by_colour(illumination: Tensor) -> Tensor:
 
 def _base(like: Tensor) -> Tensor:
     """(9,) the method's base light."""
-    return like.new_tensor([BASE_LIGHT] + [0.0] * 8)
+    return _fixed((BASE_LIGHT, *([0.0] * 8)), like)
 
 
 def _radiance_factors(like: Tensor) -> Tensor:
     """(9,) coefficients gamma + base for each unit of radiance."""
-    return like.new_tensor(
-        [s * _LAMBERT[b] / (math.pi * BAND_FACTORS[b]) for s, b in zip(_SIGNS, BAND_OF, strict=True)]
-    )
+    factors = (s * _LAMBERT[b] / (math.pi * BAND_FACTORS[b]) for s, b in zip(_SIGNS, BAND_OF, strict=True))
+    return _fixed(tuple(factors), like)
+
+
+def _fixed(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """A constant on a tensor's device, copied there once: a copy could not be captured in a CUDA graph."""
+    return _constant(values, like.device, like.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device, dtype=dtype)
 
 
 NEUTRAL_LIGHT: Tensor = normalise_exposure(directional_light(torch.tensor([0.0, 0.5, 1.0]), intensity=0.7, ambient=0.6))

@@ -123,11 +123,11 @@ def test_dice_by_hand() -> None:
     labels = torch.zeros(1, 2, 2, dtype=torch.long)
     labels[0, 0] = 17  # half hair, half background
     sure = 60 * torch.nn.functional.one_hot(labels, 19).permute(0, 3, 1, 2).float()
-    assert float(dice(sure, labels)) == pytest.approx(0, abs=1e-6)
+    assert float(dice(sure.log_softmax(1), labels)) == pytest.approx(0, abs=1e-6)
     all_hair = torch.zeros(1, 19, 2, 2)
     all_hair[:, 17] = 60
     # hair: 2 * 2 / (4 + 2) = 2/3; background: 0; skin and clothes do not occur
-    assert float(dice(all_hair, labels)) == pytest.approx(1 - (2 / 3) / 2, abs=1e-5)
+    assert float(dice(all_hair.log_softmax(1), labels)) == pytest.approx(1 - (2 / 3) / 2, abs=1e-5)
 
 
 def test_identity_contrast() -> None:

@@ -79,10 +79,10 @@ def ffhq_square(points68: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         (B, 2) centre, (B,) side, (B,) angle of its upper edge in radians, positive is clockwise.
     """
-    eyes = torch.stack([points68[:, 36:42].mean(1), points68[:, 42:48].mean(1)], dim=1)
-    mouth = points68[:, [48, 54]]
-    across, up = eyes[:, 1] - eyes[:, 0], eyes.mean(1) - mouth.mean(1)
-    centre = eyes.mean(1) - 0.1 * up
+    eyes = points68[:, 36:48].unflatten(1, (2, 6)).mean(2)
+    middle = eyes.mean(1)
+    across, up = eyes[:, 1] - eyes[:, 0], middle - points68[:, 48:55:6].mean(1)
+    centre = middle - 0.1 * up
     side = torch.maximum(4.0 * across.norm(dim=1), 3.6 * up.norm(dim=1))
     x, y = (across - torch.stack([up[:, 1], -up[:, 0]], dim=1)).unbind(1)
     return centre, side, torch.atan2(y, x)

@@ -27,6 +27,8 @@ class SceneConfig:
     """Share of heads with hardly any expression."""
     combined: float = 0.3
     """Share of heads with a named combination (smile, blink, surprise, ...) beside single units."""
+    open_mouth: float = 0.2
+    """Share whose jaw is open by at least some random amount."""
     largest_units: int = 6
     """Most single units at once."""
     borrowed_light: float = 0.3
@@ -178,8 +180,8 @@ class AnalyserTraining:
     """Random numbers are those of (seed, device, step), so that a run goes on as if it had not stopped."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the network's arithmetic on a GPU; always fp32 on a CPU."""
-    compile: bool = True
-    """Compile the network (on a GPU)."""
+    acceleration: Literal["graphs", "compile", "none"] = "graphs"
+    """On a GPU: record whole steps as CUDA graphs, compile the network (slow to start), or neither."""
     exact_moments: bool = False
     """Keep the optimiser's moments in fp32 in checkpoints: resuming is then exact, and they are twice as large."""
     save_minutes: float = 3.0

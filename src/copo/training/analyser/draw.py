@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from copo.camera import euler_zyx
+from copo.camera import constant, euler_zyx
 from copo.factors import EXPRESSION_COMBINATIONS
 from copo.illumination import (
     BASE_LIGHT,
     direction_from_angles,
-    directional_light,
     exposure,
     illumination_from_radiance,
+    lamp_radiance,
     rotate_radiance,
+    uniform_radiance,
 )
 from copo.training.analyser.chance import Chance
 from copo.training.analyser.config import CropConfig, SceneConfig
@@ -30,64 +33,88 @@ _TOGETHER = 0.8
 """Probability that both sides of such a unit act."""
 _TOGETHER_NOISE = 0.12
 """Standard deviation of the difference between the sides then."""
+_CALM = 0.08
+"""What is left of the units of a neutral head."""
+_UP_DOWN = ("UpLeft", "UpRight", "DownLeft", "DownRight")
+
+
+@dataclass(frozen=True)
+class _UnitTables:
+    """Constants of a list of unit names, each (E,) unless told otherwise.
+
+    Attributes:
+        partner: Index of the unit that decides when both sides act.
+        combinations: (K, E) shares of the named combinations.
+        gaze: (2, E) how much each unit follows a look to the person's left, and one upwards.
+        looks: Bool, units of the gaze.
+        jaw: Bool, jawOpen.
+        lips: Bool, mouthClose.
+    """
+
+    partner: Tensor
+    combinations: Tensor
+    gaze: Tensor
+    looks: Tensor
+    jaw: Tensor
+    lips: Tensor
+
+    @classmethod
+    @functools.lru_cache(maxsize=8)
+    def of(cls, names: tuple[str, ...], device: torch.device) -> _UnitTables:
+        """Made once, because a CUDA graph can hold no copies from the host."""
+        with torch.inference_mode(False):
+            index = {name: i for i, name in enumerate(names)}
+            partner = torch.arange(len(names))
+            for base in _SIDED:
+                left, right = index.get(f"{base}Left"), index.get(f"{base}Right")
+                if left is not None and right is not None:
+                    partner[right] = left
+            table = torch.zeros(len(EXPRESSION_COMBINATIONS), len(names))
+            for row, combination in enumerate(EXPRESSION_COMBINATIONS.values()):
+                for name, share in combination.items():
+                    if name in index:
+                        table[row, index[name]] = share
+            gaze = torch.zeros(2, len(names))
+            for axis, words in enumerate((("OutLeft", "InRight", "InLeft", "OutRight"), _UP_DOWN)):
+                for word, sign in zip(words, (1.0, 1.0, -1.0, -1.0), strict=True):
+                    if f"eyeLook{word}" in index:
+                        gaze[axis, index[f"eyeLook{word}"]] = sign
+            jaw, lips = (torch.tensor([n == name for n in names]) for name in ("jawOpen", "mouthClose"))
+            tables = (partner, table, gaze, gaze.any(0), jaw, lips)
+            return cls(*(t.to(device) for t in tables))
 
 
 def expressions(count: int, names: tuple[str, ...], config: SceneConfig, chance: Chance) -> Tensor:
     """(count, E) units in [0, 1]: sparse single units, both sides mostly alike, named combinations, gaze, blinks."""
-    units, index = len(names), {name: i for i, name in enumerate(names)}
+    units, known = len(names), _UnitTables.of(names, chance.device)
     order = chance.unit(count, units).argsort(1)
-    how_many = 1 + chance.index(config.largest_units, count, 1)
-    active = order < how_many
+    active = order < 1 + chance.index(config.largest_units, count, 1)
     strength = chance.unit(count, units).pow(0.8)
     values = torch.where(active, strength, 0.02 * chance.unit(count, units))
-    values = _gaze(values, index, chance)
-    partner = list(range(units))
-    for base in _SIDED:
-        left, right = index.get(f"{base}Left"), index.get(f"{base}Right")
-        if left is not None and right is not None:
-            partner[left], partner[right] = left, left
-    both = values[:, partner] + _TOGETHER_NOISE * chance.normal(count, units) * (values[:, partner] > 0.05)
+    # both eyes look the same way, half of the time straight ahead
+    ahead = constant((0.35, 0.25), values) * chance.normal(count, 2) * chance.flag(0.5, count, 2)
+    look = (ahead[:, :, None] * known.gaze).sum(1).clamp(0, 1)
+    values = torch.where(known.looks, look, values)
+    mate = values[:, known.partner]
+    both = mate + _TOGETHER_NOISE * chance.normal(count, units) * (mate > 0.05)
     values = torch.where(chance.flag(_TOGETHER, count, 1), both, values)
-    table = torch.zeros(len(EXPRESSION_COMBINATIONS), units, device=chance.device)
-    for row, combination in enumerate(EXPRESSION_COMBINATIONS.values()):
-        for name, share in combination.items():
-            if name in index:
-                table[row, index[name]] = share
     amount = chance.flag(config.combined, count, 1) * chance.between(0.2, 1.0, count, 1)
-    values = values + amount * table[chance.index(len(table), count)]
-    if "jawOpen" in index:
-        mouth = chance.flag(0.2, count) * chance.between(0.05, 0.9, count)
-        values[:, index["jawOpen"]] = torch.maximum(values[:, index["jawOpen"]], mouth)
-    if "mouthClose" in index and "jawOpen" in index:  # closes the lips of an open jaw; without one it has no meaning
-        values[:, index["mouthClose"]] = torch.minimum(values[:, index["mouthClose"]], values[:, index["jawOpen"]])
-    calm = torch.where(chance.flag(config.neutral, count, 1), 0.08, 1.0)
+    values = values + amount * known.combinations[chance.index(len(known.combinations), count)]
+    mouth = chance.flag(config.open_mouth, count, 1) * chance.between(0.05, 0.9, count, 1)
+    values = torch.where(known.jaw, torch.maximum(values, mouth), values)
+    # mouthClose closes the lips of an open jaw; without one it has no meaning
+    jaw = (values * known.jaw).sum(1, keepdim=True)
+    values = torch.where(known.lips, torch.minimum(values, jaw), values)
+    calm = 1 - (1 - _CALM) * chance.flag(config.neutral, count, 1)
     return (values * calm).clamp(0, 1)
-
-
-def _gaze(values: Tensor, index: dict[str, int], chance: Chance) -> Tensor:
-    """Both eyes look the same way, half of the time straight ahead."""
-    if "eyeLookOutLeft" not in index:
-        return values
-    count = len(values)
-    aside = chance.normal(count) * 0.35 * chance.flag(0.5, count)
-    up = chance.normal(count) * 0.25 * chance.flag(0.5, count)
-    values = values.clone()
-    for name, value in (
-        ("OutLeft", aside), ("InRight", aside), ("InLeft", -aside), ("OutRight", -aside),
-        ("UpLeft", up), ("UpRight", up), ("DownLeft", -up), ("DownRight", -up),
-    ):  # fmt: skip
-        values[:, index[f"eyeLook{name}"]] = value.clamp(0, 1)
-    return values
 
 
 def lights(count: int, config: SceneConfig, chance: Chance, panoramas: Tensor | None) -> Tensor:
     """(count, 27) light of random brightness, from panoramas (P, 9, 3) turned at random or from one to three lamps."""
     lamps = _lamps(count, chance)
     if panoramas is not None and len(panoramas):
-        zero = torch.zeros(count, device=chance.device)
-        turn = euler_zyx(
-            torch.stack([0.2 * chance.normal(count), chance.between(-math.pi, math.pi, count), zero], dim=1)
-        )
+        level = chance.between(-math.pi, math.pi, count)
+        turn = euler_zyx(torch.stack([0.2 * chance.normal(count), level, torch.zeros_like(level)], dim=1))
         chosen = panoramas[chance.index(len(panoramas), count)]
         light = illumination_from_radiance(rotate_radiance(chosen, turn))
         lamps = torch.where(chance.flag(config.panorama_light, count, 1), light, lamps)
@@ -95,34 +122,29 @@ def lights(count: int, config: SceneConfig, chance: Chance, panoramas: Tensor | 
 
 
 def _lamps(count: int, chance: Chance) -> Tensor:
+    """One to three lamps and a uniform light."""
+    angles = chance.normal(count, 3, 2)
+    direction = direction_from_angles(1.1 * angles[..., 0], 0.35 + 0.5 * angles[..., 1])
+    tints = chance.normal(count, 3, 4)
+    warm = 0.18 * tints[..., :1] * constant((1.0, 0.1, -1.0), tints)
+    burning = (chance.unit(count, 3) < constant((1.0, 0.4, 0.4), tints)) * chance.between(0.1, 1.2, count, 3)
+    colour = (1 + warm + 0.05 * tints[..., 1:]).clamp_min(0.2) * burning[..., None]
     ambient = chance.between(0.15, 1.0, count, 1) * (1 + 0.1 * chance.normal(count, 3))
-    total: Tensor | None = None
-    for lamp in range(3):
-        direction = direction_from_angles(1.1 * chance.normal(count), 0.35 + 0.5 * chance.normal(count))
-        warm = 0.18 * chance.normal(count, 1)
-        colour = 1 + warm * torch.tensor([1.0, 0.1, -1.0], device=chance.device) + 0.05 * chance.normal(count, 3)
-        strength = chance.between(0.1, 1.2, count) * (1.0 if lamp == 0 else chance.flag(0.4, count))
-        light = directional_light(direction, colour.clamp_min(0.2), strength, ambient if lamp == 0 else 0.0)
-        first = torch.zeros_like(light).unflatten(1, (3, 9))
-        first[..., 0] = BASE_LIGHT  # lamps add up without the base light, which each of them subtracts
-        total = light if total is None else total + light + first.flatten(1)
-    assert total is not None
-    return total
+    return illumination_from_radiance(lamp_radiance(direction, colour).sum(1) + uniform_radiance(ambient))
 
 
 def exposed(illumination: Tensor, target: Tensor) -> Tensor:
     """Scale lights (B, 27) to mean exposures (B,); a face in the dark gets at most five times its light."""
     brightness = exposure(illumination).mean(-1).clamp_min(0.2)
-    base = torch.zeros_like(illumination).unflatten(1, (3, 9))
-    base[..., 0] = BASE_LIGHT
-    base = base.flatten(1)
+    base = constant((BASE_LIGHT, *([0.0] * 8)) * 3, illumination)
     return (illumination + base) * (target / brightness)[:, None] - base
 
 
 def rotations(count: int, config: SceneConfig, chance: Chance) -> Tensor:
     """(count, 3, 3) in the viewer's frame: half of the heads near the front, half anywhere in the range."""
-    limit = torch.tensor([config.pitch, config.yaw], device=chance.device)
-    wide = (2 * chance.unit(count, 2) - 1) * limit
+    drawn = chance.between(-1, 1, count, 2)
+    limit = constant((config.pitch, config.yaw), drawn)
+    wide = drawn * limit
     near = (chance.normal(count, 2) * limit * 0.22).clamp(-limit, limit)
     angles = torch.where(chance.flag(0.5, count, 1), wide, near).deg2rad()
     return euler_zyx(F.pad(angles, (0, 1)))

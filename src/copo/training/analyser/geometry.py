@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from copo.camera import euler_zyx
+from copo.camera import constant, euler_zyx
 from copo.vision.networks.analyser import TYPICAL_DEPTH
 from copo.vision.portrait_pose import FLIP, METHOD_FOCAL, ffhq_square, project
 
@@ -50,9 +50,9 @@ def place(points68: Tensor, rotation: Tensor, crop: Crop, focal: Tensor, rounds:
     translation = points68.new_zeros(len(points68), 3)
     translation[:, 2] = TYPICAL_DEPTH * focal / METHOD_FOCAL
     for _ in range(rounds):
-        centre, side, angle = ffhq_square(project(points68, rotation, translation, focal))
+        _, side, angle = ffhq_square(project(points68, rotation, translation, focal))
         rotation, translation = tilt(rotation, translation, crop.angle - angle)
-        translation = translation * torch.stack([torch.ones_like(side), torch.ones_like(side), side * crop.scale], 1)
+        translation = torch.cat([translation[:, :2], translation[:, 2:] * (side * crop.scale)[:, None]], dim=1)
         centre = ffhq_square(project(points68, rotation, translation, focal))[0]
         move = (0.5 + crop.shift - centre) * translation[:, 2:] / focal[:, None]
         translation = torch.cat([translation[:, :2] + move, translation[:, 2:]], dim=1)
@@ -61,9 +61,11 @@ def place(points68: Tensor, rotation: Tensor, crop: Crop, focal: Tensor, rounds:
 
 def tilt(rotation: Tensor, translation: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """Turn pictures about their middle by (B,) radians, clockwise."""
-    zero = torch.zeros_like(angle)
-    turn = euler_zyx(torch.stack([zero, zero, angle], dim=1))  # in OpenCV's frame, where y points down
-    return _moved(turn, rotation, translation)
+    c, s = angle.cos()[:, None], angle.sin()[:, None]
+    x, y, z = rotation.unbind(1)  # rows, in a frame where y points up; in the translation's it points down
+    right, down, depth = translation.split(1, dim=1)
+    turned = torch.stack([c * x + s * y, c * y - s * x, z], dim=1)
+    return turned, torch.cat([c * right - s * down, s * right + c * down, depth], dim=1)
 
 
 def warp_pose(rotation: Tensor, translation: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
@@ -82,7 +84,7 @@ def warp_pose(rotation: Tensor, translation: Tensor, crop: Crop) -> tuple[Tensor
 
 def _moved(turn: Tensor, rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
     """Turn the scene before the camera by (B, 3, 3) in OpenCV's frame."""
-    flip = turn.new_tensor(FLIP)
+    flip = constant(FLIP, turn)
     return (flip[:, None] * turn * flip) @ rotation, (turn * translation[:, None]).sum(-1)
 
 

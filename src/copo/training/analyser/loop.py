@@ -9,34 +9,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from copo.errors import CopoError
 from copo.formats.atomic import atomic_write
 from copo.head.open_head import OpenHead
+from copo.training.acceleration import RecordedStep, Tensors
 from copo.training.analyser.batch import Batch, WideBatch
-from copo.training.analyser.chance import Chance
+from copo.training.analyser.chance import Chance, start_step
 from copo.training.analyser.config import AnalyserTraining
 from copo.training.analyser.degrade import degrade
 from copo.training.analyser.losses import LandmarkGeometry, finder_losses, losses
 from copo.training.analyser.mixing import PhotoBatches, WideBatches
 from copo.training.analyser.photos import Stage
 from copo.training.analyser.scenes import Scenes
-from copo.vision.analyser import channels_last
+from copo.training.analyser.vector import WeightVector
+from copo.training.distributed import GradientExchange, Processes
 from copo.vision.analyser_file import save_analyser
 from copo.vision.networks.analyser import AnalyserNetwork, AnalyserOutput
 
@@ -49,7 +47,7 @@ _FINAL_RATE = 0.01
 
 
 class _Both(nn.Module):
-    """The network's two uses as one forward pass, which is what gradient averaging over devices wants."""
+    """The network's two uses as one forward pass."""
 
     def __init__(self, network: AnalyserNetwork) -> None:
         super().__init__()
@@ -103,33 +101,38 @@ class Trainer:
         head: OpenHead,
         stage: Stage | None = None,
         backbone: dict[str, Tensor] | None = None,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
+        processes: Processes | None = None,
     ) -> None:
         """Args:
         config: The run.
         head: The open head.
         stage: Photographs of training people, or None.
         backbone: ImageNet weights of EfficientNet-Lite0, or None to start from random ones.
-        device: Where to train.
-        rank: Number of this process.
+        processes: This process and the others; by default alone, on a CPU.
         """
-        self.config, self.device, self.rank = config, torch.device(device), rank
+        self.config, self.processes = config, processes or Processes(torch.device("cpu"))
+        self.device = self.processes.device
         torch.manual_seed(config.seed)
         network = AnalyserNetwork(config.network)
         if backbone is not None:
             known = network.backbone.state_dict()
             network.backbone.load_state_dict({k: backbone.get(k, v) for k, v in known.items()})
-        self.network = channels_last(network.to(self.device))
+        self.network = network.to(self.device)
+        self.processes.broadcast(self.network)
         self.average = deepcopy(self.network).requires_grad_(False)
+        self.vector, self._mean = (WeightVector(n, _group) for n in (self.network, self.average))
         self.head = head.to(self.device)
         self.geometry = LandmarkGeometry.of(self.head)
         self.data = Data(config, self.head, None if stage is None else stage.to(self.device))
-        self.optimiser = _optimiser(self.network, config)
+        self.weights = [nn.Parameter(self.vector.values[part]) for part in self.vector.groups.values()]
+        self.optimiser = _optimiser(self.weights, list(self.vector.groups), config)
+        self._exchange = GradientExchange(self.weights, self.processes, bucket_mb=64, overlap=False)
+        self._recorded = RecordedStep([], config.acceleration == "graphs")
         both: nn.Module = _Both(self.network)
-        if dist.is_initialized():
-            both = DistributedDataParallel(both, device_ids=[self.device.index] if self.device.type == "cuda" else None)
-        self.both: Any = torch.compile(both) if config.compile and self.device.type == "cuda" else both
+        compiled = config.acceleration == "compile" and self.device.type == "cuda"
+        self.both: Any = torch.compile(both, dynamic=False) if compiled else both
+        self._clock = torch.zeros((), device=self.device)
+        self._begun = False
         self.step = 0
         self.seconds = 0.0
 
@@ -142,17 +145,57 @@ class Trainer:
         return min(share, 1.0)
 
     def learn(self) -> dict[str, Tensor]:
-        """One step.
+        """One step. On a GPU nothing in it waits: drawing, network, losses and gradients are one CUDA graph.
 
         Returns:
-            The weighted terms of the loss, detached.
+            The weighted terms of the loss, detached; overwritten by the next step on a GPU.
         """
         config = self.config
         rate = learning_rate(config, self.step, self.progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        batch, renders, wide = self.data.draw(Chance(self.device, config.seed, self.rank, self.step))
+        said = self._gradients()
+        gradient = said.pop("gradient")
+        for weights, part in zip(self.weights, self.vector.groups.values(), strict=True):
+            weights.grad = gradient[part]
+        self._exchange.finish()
+        norm = torch.stack([w.grad.norm() for w in self.weights if w.grad is not None]).norm()
+        factor = (config.clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([w.grad for w in self.weights if w.grad is not None], factor)
+        bad = (~torch.isfinite(norm)).float()
+        # The fused AdamW leaves weights and moments alone where this is 1, without the host having to look at it.
+        optimiser: Any = self.optimiser
+        optimiser.found_inf = bad
+        optimiser.step()
+        self.step += 1
+        self._average()
+        return {**said, "gradient": norm.nan_to_num(0, 0, 0), "skipped": bad}
+
+    def _gradients(self) -> Tensors:
+        """Terms, their sum, and the gradient as one vector."""
         self.both.train()
+        mine = (self.config.seed, self.processes.rank, self.step)
+        if self.device.type != "cuda":
+            return self._recorded("step", lambda _: self._look(Chance(self.device, *mine)), {"clock": self._clock})
+
+        def run() -> Tensors:
+            start_step(*mine)
+            return self._recorded("step", lambda _: self._look(Chance.recorded(self.device)), {"clock": self._clock})
+
+        if self._begun:
+            return run()
+        # Recording runs the step a few times: what that leaves in the running statistics is undone.
+        kept = [t.clone() for t in (self.vector.statistics, self.vector.counters)]
+        run()
+        for value, before in zip((self.vector.statistics, self.vector.counters), kept, strict=True):
+            value.copy_(before)
+        self._begun = True
+        return run()
+
+    def _look(self, chance: Chance) -> Tensors:
+        """Draw a batch, look at it, and differentiate the losses."""
+        config = self.config
+        batch, renders, wide = self.data.draw(chance)
         use = config.precision == "bf16" and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=use):
             output, found = self.both(
@@ -162,27 +205,16 @@ class Trainer:
         terms = losses(output, batch, self.geometry, config.weights, renders)
         terms |= finder_losses(found, wide, config.weights.finder)
         total = torch.stack(list(terms.values())).sum()
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
-        for parameter in self.network.parameters():  # a step that went wrong must not poison the weights
-            if parameter.grad is not None:
-                parameter.grad.nan_to_num_(0, 0, 0)
-        self.optimiser.step()
-        self.step += 1
-        self._average()
-        return {**{name: term.detach() for name, term in terms.items()}, "total": total.detach(), "gradient": norm}
+        gradient = self.vector.gradients(total)
+        said = {name: term.detach() for name, term in terms.items()}
+        return {**said, "total": total.detach(), "gradient": gradient}
 
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        means, weights = tuple(self.average.parameters()), tuple(self.network.parameters())
-        torch._foreach_lerp_(means, weights, 1 - decay)
-        for kept, buffer in zip(self.average.buffers(), self.network.buffers(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(buffer, 1 - decay)
-            else:
-                kept.copy_(buffer)
+        self._mean.values.lerp_(self.vector.values, 1 - decay)
+        self._mean.statistics.lerp_(self.vector.statistics, 1 - decay)
+        self._mean.counters.copy_(self.vector.counters)
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
@@ -193,11 +225,13 @@ class Trainer:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v if exact else v.half() if v.is_floating_point() else v
                     for k, v in self.average.state_dict().items()}  # fmt: skip
-        names = {id(p): n for n, p in self.network.named_parameters()}
-        for parameter, state in self.optimiser.state.items():
+        states = [self.optimiser.state.get(w) for w in self.weights]
+        made = [s for s in states if s]
+        if made:
+            tensors["optimiser.step"] = made[0]["step"].clone()
             for key in ("exp_avg", "exp_avg_sq"):
-                value = state[key]
-                tensors[f"{key}.{names[id(parameter)]}"] = value if exact else value.bfloat16()
+                moments = self.vector.split(torch.cat([s[key] for s in made]))
+                tensors |= {f"{key}.{n}": v if exact else v.bfloat16() for n, v in moments.items()}
         facts = {"step": self.step, "seconds": self.seconds, "config": self.config.to_dict()}
         parts = list(_parts(tensors))
         with atomic_write(folder / "state.json") as temporary:
@@ -221,13 +255,13 @@ class Trainer:
                     tensors |= {name: file.get_tensor(name) for name in list(file.keys())}
             self.network.load_state_dict(_under(tensors, "network."))
             self.average.load_state_dict(_under(tensors, "average."))
-            first, second = _under(tensors, "exp_avg."), _under(tensors, "exp_avg_sq.")
-            for name, parameter in self.network.named_parameters():
-                if name in first:
-                    self.optimiser.state[parameter] = {
-                        "step": torch.tensor(float(facts["step"])),
-                        "exp_avg": first[name].to(parameter),
-                        "exp_avg_sq": second[name].to(parameter),
+            if "optimiser.step" in tensors:
+                moments = {key: _under(tensors, f"{key}.") for key in ("exp_avg", "exp_avg_sq")}
+                whole = {k: torch.cat([v[n].reshape(-1) for n in self.vector.names]) for k, v in moments.items()}
+                for weights, part in zip(self.weights, self.vector.groups.values(), strict=True):
+                    self.optimiser.state[weights] = {
+                        "step": tensors["optimiser.step"].clone().to(self.device),
+                        **{k: v[part].to(weights, copy=True) for k, v in whole.items()},
                     }
             self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
@@ -254,7 +288,7 @@ def train(
         out: Run folder. A run that lies there goes on.
         stage: Photographs; only those of training people are used.
         backbone: ImageNet weights for the start.
-        device: Where; under torchrun each process gets its own.
+        device: cpu or cuda; under torchrun each process gets its own.
         max_minutes: Stop after this long; 0 does not.
         resume: Another folder to go on from.
         notes: For the product's header.
@@ -262,44 +296,60 @@ def train(
     Raises:
         CopoError: There is nothing to train on, or a file cannot be read or written.
     """
-    with _processes(device) as (where, rank):
+    processes = Processes.start("cuda" if torch.device(device).type == "cuda" else "cpu")
+    if processes.device.type == "cuda":
+        torch.cuda.set_device(processes.device)
+        torch.backends.cudnn.allow_tf32 = True
+        # cuDNN's search for the fastest algorithm took 40 s at the start of the portrait's training and won nothing.
+        torch.backends.cudnn.benchmark = False
+    try:
         trainer = Trainer(
-            config, OpenHead.load(), None if stage is None else stage.part(test=False), backbone, where, rank
+            config, OpenHead.load(), None if stage is None else stage.part(test=False), backbone, processes
         )
-        source = resume if resume is not None else out
         if resume is not None or (out / "state.json").is_file():
-            trainer.resume(source)
-        begin = saved = last = time.monotonic()
-        done_before = trainer.seconds
-        clock = trainer.seconds
-        sums: dict[str, Tensor] = {}
-        counted = 0
-        if rank == 0:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-        while trainer.progress < 1:
-            terms = trainer.learn()
-            sums = terms if not counted else {k: sums[k] + v for k, v in terms.items()}
-            counted += 1
-            now = time.monotonic()
-            trainer.seconds = done_before + now - begin
-            over = 0 < max_minutes * 60 <= now - begin
-            if dist.is_initialized():
-                over, clock = _agreed(over, clock if trainer.step % _AGREE_STEPS else trainer.seconds, trainer)
-                trainer.seconds = clock
-            if rank == 0 and (trainer.step % config.log_steps == 0 or over or trainer.progress >= 1):
-                each = config.renders + (config.photos if trainer.data.photos is not None else 0)
-                rate = counted * each / max(now - last, 1e-9)
-                _log(out, trainer, {k: float(v) / counted for k, v in sums.items()}, rate)
-                counted, last = 0, time.monotonic()
-            if rank == 0 and now - saved > config.save_minutes * 60:
-                trainer.save(out, notes)
-                saved = time.monotonic()
-            if over:
-                break
-        if rank == 0:
+            trainer.resume(resume if resume is not None else out)
+        return _run(trainer, out, max_minutes, notes)
+    finally:
+        processes.close()
+
+
+def _run(trainer: Trainer, out: Path, max_minutes: float, notes: dict[str, Any] | None) -> Trainer:
+    config, processes = trainer.config, trainer.processes
+    begin = saved = last = time.monotonic()
+    done_before = trainer.seconds
+    sums: dict[str, Tensor] = {}
+    counted, over = 0, False
+    if processes.main:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+    while trainer.progress < 1 and not over:
+        terms = trainer.learn()
+        if counted:
+            torch._foreach_add_(list(sums.values()), list(terms.values()))
+        else:
+            sums = {k: v.clone() for k, v in terms.items()}
+        counted += 1
+        # The host runs ahead of a GPU: clocks are read where it has to wait anyway.
+        on_gpu = processes.device.type == "cuda"
+        if on_gpu and trainer.step % _AGREE_STEPS and trainer.step % config.log_steps:
+            continue
+        if on_gpu:
+            torch.cuda.current_stream().synchronize()
+        logs = trainer.step % config.log_steps == 0
+        now = time.monotonic()
+        trainer.seconds, over = _agreed(done_before + now - begin, 0 < max_minutes * 60 <= now - begin, processes)
+        if processes.main and (logs or over or trainer.progress >= 1):
+            each = config.renders + (config.photos if trainer.data.photos is not None else 0)
+            rate = counted * each / max(now - last, 1e-9)
+            _log(out, trainer, {k: float(v) / counted for k, v in sums.items()}, rate)
+            counted, last = 0, time.monotonic()
+        if processes.main and now - saved > config.save_minutes * 60:
             trainer.save(out, notes)
-        return trainer
+            saved = time.monotonic()
+    if processes.main:
+        trainer.save(out, notes)
+    processes.wait()
+    return trainer
 
 
 def learning_rate(config: AnalyserTraining, step: int, progress: float) -> float:
@@ -309,54 +359,40 @@ def learning_rate(config: AnalyserTraining, step: int, progress: float) -> float
     return config.learning_rate * rise * fall
 
 
-def _optimiser(network: AnalyserNetwork, config: AnalyserTraining) -> torch.optim.Optimizer:
-    """AdamW; norms and biases do not decay, ImageNet weights move more slowly."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        groups.setdefault((name.startswith("backbone."), parameter.ndim > 1), []).append(parameter)
+def _group(name: str, parameter: nn.Parameter) -> tuple[bool, bool]:
+    """Whether it had ImageNet's weights, and whether it decays: norms and biases do not."""
+    return name.startswith("backbone."), parameter.ndim > 1
+
+
+def _optimiser(weights: list[nn.Parameter], groups: list[Any], config: AnalyserTraining) -> torch.optim.Optimizer:
+    """AdamW; ImageNet weights move more slowly."""
     return torch.optim.AdamW(
         [
-            {"params": p, "factor": config.backbone_rate if old else 1.0, "weight_decay": config.weight_decay * decays}
-            for (old, decays), p in groups.items()
+            {
+                "params": [w],
+                "factor": config.backbone_rate if old else 1.0,
+                "weight_decay": config.weight_decay * decays,
+            }
+            for w, (old, decays) in zip(weights, groups, strict=True)
         ],
         lr=config.learning_rate,
         betas=(0.9, 0.99),
+        fused=True,
     )
 
 
-@contextmanager
-def _processes(device: torch.device | str) -> Iterator[tuple[torch.device, int]]:
-    """The device and number of this process; joins the others where torchrun started several."""
-    where = torch.device(device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield where, dist.get_rank() if dist.is_initialized() else 0
-        return
-    if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(where)
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
-    try:
-        yield where, dist.get_rank()
-    finally:
-        with suppress(Exception):
-            dist.destroy_process_group()
-
-
 _AGREE_STEPS = 10
-"""Steps between agreements of the processes: each makes the host wait for the GPU."""
+"""Steps between agreements of the processes on a GPU: each makes the host wait."""
 
 
-def _agreed(stop: bool, seconds: float, trainer: Trainer) -> tuple[bool, float]:
-    """Whether the first process wants to stop, and its clock: the learning rate and the end depend on them.
-
-    Between agreements the clock stands still.
-    """
-    if trainer.step % _AGREE_STEPS:
-        return False, seconds
-    facts = torch.tensor([float(stop), seconds], device=trainer.device, dtype=torch.float64)
-    dist.broadcast(facts, 0)
-    stop_now, clock = facts.tolist()
-    return stop_now > 0, clock
+def _agreed(seconds: float, stop: bool, processes: Processes) -> tuple[float, bool]:
+    """The first process's clock, and whether it wants to stop: the learning rate and the end depend on them."""
+    if processes.world == 1:
+        return seconds, stop
+    facts = torch.tensor([seconds, float(stop)], device=processes.device, dtype=torch.float64)
+    torch.distributed.broadcast(facts, 0)
+    clock, stop_now = facts.tolist()
+    return clock, stop_now > 0
 
 
 def _log(out: Path, trainer: Trainer, means: dict[str, float], rate: float) -> None:

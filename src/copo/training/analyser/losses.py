@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from copo.camera import constant
 from copo.head.open_head import OpenHead
 from copo.training.analyser.batch import IGNORE, Batch, WideBatch
 from copo.training.analyser.config import LossWeights
@@ -95,9 +96,10 @@ def losses(
     unheld = (geo == 0).to(geo)
     size = output.shape.square().mean(1) + output.albedo.square().mean(1) + output.illumination.square().mean(1)
     terms["prior"] = weights.prior * (size * unheld).mean()
-    cross = F.cross_entropy(output.labels, batch.labels, ignore_index=IGNORE, reduction="sum")
+    logarithms = output.labels.log_softmax(1)
+    cross = F.nll_loss(logarithms, batch.labels, ignore_index=IGNORE, reduction="sum")
     terms["labels"] = weights.labels * cross / torch.count_nonzero(batch.labels != IGNORE).clamp_min(1)
-    terms["dice"] = weights.dice * dice(output.labels, batch.labels)
+    terms["dice"] = weights.dice * dice(logarithms, batch.labels)
     identity = torch.cat([output.shape, output.albedo], dim=1)
     terms["identity"] = weights.identity * identity_contrast(identity, batch.person, weights.identity_temperature)
     errors = [shape_error, skin_error, mood_error, light_error, turn, moved]
@@ -147,21 +149,37 @@ def laplace(error: Tensor, log_sigma: Tensor) -> Tensor:
     return error.detach().abs() * torch.exp(-scale) + scale
 
 
-def dice(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - soft overlap, averaged over the groups of `MEASURED` that occur."""
+def dice(logarithms: Tensor, labels: Tensor) -> Tensor:
+    """1 - soft overlap, averaged over the groups of `MEASURED` that occur.
+
+    Args:
+        logarithms: (B, 19, h, w) of the probabilities.
+        labels: (B, h, w) classes or `IGNORE`.
+    """
+    classes = logarithms.shape[1]
+    groups = constant(_memberships(classes), logarithms).view(-1, classes)
     known = labels != IGNORE
-    probability = logits.softmax(1) * known[:, None]
-    parts, present = [], []
-    for classes in MEASURED.values():
-        wanted = torch.zeros_like(known)
-        for one in classes:
-            wanted = wanted | (labels == one)
-        given = probability[:, list(classes)].sum(1)
-        area = wanted.float()
-        overlap = 2 * (given * area).sum() / (given.sum() + area.sum()).clamp_min(1)
-        parts.append(1 - overlap)
-        present.append((area.sum() > 0).float())
-    return (torch.stack(parts) * torch.stack(present)).sum() / torch.stack(present).sum().clamp_min(1)
+    probability = logarithms.exp() * known[:, None]
+    given = probability.sum((0, 2, 3))  # of each class
+    # of each group, how many pixels have its labels
+    mine = constant(_numbers(), logarithms).long()[labels]  # (B, h, w) number of a pixel's group; 4 is none
+    member = mine[:, None] == torch.arange(len(groups), device=labels.device)[:, None, None]
+    area = member.sum((0, 2, 3)).to(given)
+    inside = torch.einsum("gc,bchw->bghw", groups, probability) * member
+    overlap = 2 * inside.sum((0, 2, 3)) / (groups @ given + area).clamp_min(1)
+    present = (area > 0).to(given)
+    return ((1 - overlap) * present).sum() / present.sum().clamp_min(1)
+
+
+def _memberships(classes: int) -> tuple[float, ...]:
+    """Groups times classes, 1 where a class is in a group."""
+    return tuple(float(c in members) for members in MEASURED.values() for c in range(classes))
+
+
+def _numbers() -> tuple[float, ...]:
+    """The number of each label's group; as many as there are groups for labels of none."""
+    names = list(MEASURED.values())
+    return tuple(float(next((n for n, m in enumerate(names) if c in m), len(names))) for c in range(256))
 
 
 def identity_contrast(coefficients: Tensor, person: Tensor, temperature: float) -> Tensor:

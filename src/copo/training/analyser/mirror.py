@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
+from copo.camera import constant
 from copo.factors import ARKIT_NAMES
 from copo.head.protocol import PARSER_CLASSES
 
@@ -63,14 +66,20 @@ EXPRESSION: Tensor = _named_swaps(ARKIT_NAMES, "Left", "Right")
 """(52,) unit of the other side. The eyes' In and Out are told from the nose, so they change sides as the others do."""
 
 
+@functools.lru_cache(maxsize=16)
+def on(device: torch.device, table: Tensor) -> Tensor:
+    """A table of a module on a device, copied there once."""
+    with torch.inference_mode(False):
+        return table.to(device)
+
+
 def mirror_light(illumination: Tensor) -> Tensor:
     """(B, 27) -> (B, 27) from the other side."""
-    sign = illumination.new_ones(9)
-    sign[list(ODD_HARMONICS)] = -1
-    return (illumination.unflatten(1, (3, 9)) * sign).flatten(1)
+    sign = constant(tuple(-1.0 if i % 9 in ODD_HARMONICS else 1.0 for i in range(27)), illumination)
+    return illumination * sign
 
 
 def mirror_pose(rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 3, 3) in the viewer's frame and (B, 3) metres -> those of the mirrored picture."""
-    flip = rotation.new_tensor([-1.0, 1.0, 1.0])
+    flip = constant((-1.0, 1.0, 1.0), rotation)
     return rotation * flip[:, None] * flip, translation * flip

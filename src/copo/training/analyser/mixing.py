@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from copo.camera import constant
 from copo.training.analyser import draw, layers, mirror
 from copo.training.analyser.batch import Batch, WideBatch
 from copo.training.analyser.chance import Chance
@@ -20,6 +21,8 @@ from copo.vision.portrait_pose import ffhq_square
 
 _JAW = 17
 """The first points of the 68, whose two definitions differ."""
+_BOTH: Tensor = torch.tensor([*MEDIAPIPE_68, *range(478)])
+"""Which of the 478 points stands for each of the 546."""
 _NEW_BACKGROUND = 0.3
 """Share of photographs whose background is replaced."""
 
@@ -36,6 +39,7 @@ class PhotoBatches:
         tilt: Largest tilt of fine crops in degrees.
         """
         self.photos, self.crop, self.weights, self.size, self.tilt = photos, crop, weights, size, tilt
+        self._facts = photos.facts()
         order = photos.person.argsort(stable=True)
         _, self._person, counts = photos.person.unique(return_inverse=True, return_counts=True)
         self._order, self._count = order, counts
@@ -63,7 +67,7 @@ class PhotoBatches:
     @torch.no_grad()
     def batch(self, index: Tensor, flip: Tensor, crop: Crop, chance: Chance | None) -> Batch:
         """Certain photographs, mirrored and cropped; without `chance` the backgrounds stay."""
-        own = self.photos[index]
+        own = self._facts[index]
         seen = surroundings(self.photos, index, flip, crop, self.size)
         pictures = seen.pictures
         if chance is not None:
@@ -77,7 +81,7 @@ class PhotoBatches:
         translation = torch.where(flip[:, None], turned[1], own.translation)
         rotation, translation = warp_pose(rotation, translation, crop)
         units = torch.where(own.marked[:, None], own.units, own.expression)
-        units = torch.where(flip[:, None], units[:, mirror.EXPRESSION.to(units.device)], units)
+        units = torch.where(flip[:, None], units[:, mirror.on(units.device, mirror.EXPRESSION)], units)
         fit = own.fitted.float() * self.weights.fit
         return Batch(
             pictures=pictures * 2 - 1,
@@ -103,8 +107,9 @@ def photo_points(own: Photos, flip: Tensor, crop: Crop) -> tuple[Tensor, Tensor]
     Returns:
         (B, 546, 2) shares of the side, and (B, 546) weights: 0 without teacher, and for iBUG's jaw.
     """
-    both = torch.cat([own.points478[:, list(MEDIAPIPE_68)], own.points478], dim=1)
-    turned = both[:, mirror.POINTS.to(both.device)] * both.new_tensor([-1.0, 1.0]) + both.new_tensor([1.0, 0.0])
+    both = own.points478[:, mirror.on(flip.device, _BOTH)]
+    turned = both[:, mirror.on(flip.device, mirror.POINTS)]
+    turned = turned * constant((-1.0, 1.0), turned) + constant((1.0, 0.0), turned)
     points = warp_points(torch.where(flip[:, None, None], turned, both), crop)
     marks = own.marked.float()[:, None].repeat(1, points.shape[1])
     marks[:, :_JAW] = 0
@@ -164,7 +169,7 @@ class WideBatches:
         present = ~empty & ((middle > 0.02) & (middle < 0.98)).all(1)
         hidden = ~empty & ~present  # a face whose middle is cut off is neither
         pictures = torch.where(hidden[:, None, None, None], background, pictures)
-        return WideBatch(pictures, square * square.new_tensor([size, size, size, 1.0]), present)
+        return WideBatch(pictures, square * constant((size, size, size, 1.0), square), present)
 
     def _with_photographs(self, pictures: Tensor, square: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
         assert self.wide is not None

@@ -81,9 +81,10 @@ class Scenes:
         usable = None if photos is None else photos[torch.nonzero(photos.fitted)[:, 0]]
         self.photos = usable if usable is not None and len(usable) else None
         if self.photos is not None:
+            self._facts, self._yaw = self.photos.facts(), self.photos.yaw
             jaw = head.spec.expression_names.index("jawOpen")
             calm = self.photos.expression[:, jaw] <= _CLOSED_MOUTH
-            self.calm = torch.nonzero(calm & (self.photos.yaw.abs().rad2deg() <= config.yaw))[:, 0]
+            self.calm = torch.nonzero(calm & (self._yaw.abs().rad2deg() <= config.yaw))[:, 0]
 
     @torch.no_grad()
     def draw(self, count: int, chance: Chance) -> Batch:
@@ -137,13 +138,14 @@ class Scenes:
     def _strangers(self, count: int, crop: Crop, chance: Chance) -> _People:
         """People who exist nowhere, in pairs."""
         config, spec = self.config, self.head.spec
-        pair = torch.arange(count, device=chance.device) // 2
-        shape = (config.shape_sigma * chance.normal(count, spec.shape))[2 * pair]
-        albedo = (config.albedo_sigma * chance.normal(count, spec.albedo))[2 * pair]
+        pair = torch.arange(count // 2, device=chance.device).repeat_interleave(2, output_size=count)
+        identity = chance.normal(count // 2, 1, spec.shape + spec.albedo).expand(-1, 2, -1).flatten(0, 1)
+        shape, albedo = identity.split([spec.shape, spec.albedo], dim=1)
+        shape, albedo = config.shape_sigma * shape, config.albedo_sigma * albedo
         expression = draw.expressions(count, spec.expression_names, config, chance)
         light = draw.lights(count, config, chance, self.panoramas)
         if self.photos is not None:
-            photo = self.photos[chance.index(len(self.photos), count)]
+            photo = self._facts[chance.index(len(self.photos), count)]
             jitter = 1 + 0.25 * chance.normal(count, spec.expression)
             own = photo.expression * jitter + 0.05 * chance.unit(count, spec.expression)
             borrowed = chance.flag(config.borrowed_expression, count, 1)
@@ -167,13 +169,13 @@ class Scenes:
         photos, count = self.photos, len(on_photo)
         flip = chance.flag(0.5, count)
         yaw = euler_zyx_angles(people.rotation)[:, 1]
-        view = torch.where(flip[:, None], -photos.yaw, photos.yaw)  # (B, N)
+        view = torch.where(flip[:, None], -self._yaw, self._yaw)  # (B, N)
         near = (view - yaw[:, None]).abs().topk(min(_NEAREST, len(photos)), dim=1, largest=False).indices
         similar = near.gather(1, chance.index(near.shape[1], count, 1))[:, 0]
         if not len(self.calm):
             return people, similar, flip
         index = torch.where(on_photo, self.calm[chance.index(len(self.calm), count)], similar)
-        own = photos[index]
+        own = self._facts[index]
         rotation, translation = mirror.mirror_pose(own.rotation, own.translation)
         rotation = torch.where(flip[:, None, None], rotation, own.rotation)
         translation = torch.where(flip[:, None], translation, own.translation)
@@ -280,15 +282,16 @@ def surroundings(photos: Photos, index: Tensor, flip: Tensor, crop: Crop, size: 
         crop: The change.
         size: Side of the result.
     """
-    pictures, labels = photos.pictures[index].float() / 255, photos.labels[index]
-    pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
-    table = mirror.LABELS.to(labels.device)
-    labels = torch.where(flip[:, None, None], table[labels.flip(2).long()], labels.long())
     grid = warp_grid(crop, size)
-    pictures = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     outside = (grid.abs() > 1).any(-1)
-    nearest = F.grid_sample(labels.float()[:, None], grid, mode="nearest", padding_mode="border", align_corners=False)
-    known = torch.where(outside & (nearest[:, 0] != 0), IGNORE, nearest[:, 0].long())
+    side = 1 - 2 * flip.to(grid.dtype)[:, None, None]
+    grid = torch.stack([grid[..., 0] * side, grid[..., 1]], dim=-1)
+    pictures = photos.pictures[index].float()
+    pictures = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False) / 255
+    labels = photos.labels[index].float()[:, None]
+    nearest = F.grid_sample(labels, grid, mode="nearest", padding_mode="border", align_corners=False)[:, 0].long()
+    nearest = torch.where(flip[:, None, None], mirror.on(flip.device, mirror.LABELS)[nearest], nearest)
+    known = nearest.masked_fill(outside & (nearest != 0), IGNORE)
     return Surroundings(pictures.clamp(0, 1), known)
 
 
