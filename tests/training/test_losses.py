@@ -152,3 +152,10 @@ def test_small_batches_of_the_right_spread_cost_nothing_on_average() -> None:
     values = [losses.code_moments(torch.randn(8, 64) * math.sqrt(0.75), 0.75) for _ in range(50)]
     far = losses.code_moments(torch.randn(8, 64) * 2, 0.75)
     assert torch.stack(values).mean() < 0.1 * far
+
+
+def test_hinge_by_hand() -> None:
+    """Real 2 and 0 cost 0 and 1; generated -2 and 0.5 cost 0 and 1.5; the generator wants high scores."""
+    real, made = torch.tensor([[2.0, 0.0]]), torch.tensor([[-2.0, 0.5]])
+    assert float(losses.critic_loss(real, made)) == 0.5 + 0.75
+    assert float(losses.critic_generator_loss(made)) == 0.75

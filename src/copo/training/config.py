@@ -50,6 +50,8 @@ class AdversarialWeights:
     driven_gan: float = 0.0
     """The same for portraits whose expression, light or pose was driven beyond the photographs; the discriminator is
     never trained on them, so it does not learn to call an open mouth false (ours)."""
+    critic: float = 0.0
+    """Hinge loss of a second discriminator that looks through a frozen network (ours; Sauer et al. 2021)."""
     pose: float = 10.0
     """Mean square error of the regressed pose, radians (paper)."""
     latent: float = 1.0
@@ -328,6 +330,11 @@ class TrainingConfig:
             raise CopoError(f"training: a batch of {self.batch} photographs: give at least 1")
 
     @property
+    def uses_critic(self) -> bool:
+        """Whether there is a discriminator on features."""
+        return any(stage.adversarial is not None and stage.adversarial.critic > 0 for stage in self.stages)
+
+    @property
     def uses_codes(self) -> bool:
         """Whether there are learned codes."""
         return any(stage.mix.photographs > 0 for stage in self.stages)
@@ -391,7 +398,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     classes = SemanticWeights(labels=0.5, smoothness=0.05)
     # A discriminator that knows 2,000 photographs regresses poses to 25 degrees and a third of the latent: its advice
     # on both is mostly noise, and with the paper's weights its gradient was five times that of all other losses.
-    gan = AdversarialWeights(gan=0.5, driven_gan=0.15, r1=2.0, pose=2.0, latent=0.3)
+    gan = AdversarialWeights(gan=0.5, critic=0.25, driven_gan=0.15, r1=2.0, pose=2.0, latent=0.3)
     pairs = ContrastiveWeights(
         expression_flow=2.0, expression_background=5.0, expression_hair=2.0, expression_mouth=0.5,
         illumination_background=2.0, illumination_hair=2.0, illumination_identity=1.0, illumination_landmarks=1.0,

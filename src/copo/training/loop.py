@@ -149,7 +149,7 @@ class Trainer:
             # cuDNN's search for the fastest algorithm took 40 s at the start and won nothing.
             torch.backends.cudnn.benchmark = False
         torch.manual_seed(config.run.seed)
-        self.networks = Networks(config, ingredients.data.code_count).to(device)
+        self.networks = Networks(config, ingredients.data.code_count, ingredients.perception.sight).to(device)
         processes.broadcast(self.networks)
         self.average = averaged_copy(self.networks.generator)
         self.strength = AdaptiveStrength(config.augment, self.world_batch).to(device)
@@ -169,7 +169,7 @@ class Trainer:
             torch.compile(self.networks.discriminator, dynamic=False) if compiled else self.networks.discriminator
         )
         self.generator_step = GeneratorStep(self.networks, painter, teachers, self.strength, judge, config)
-        self.discriminator_step = DiscriminatorStep(self.networks, self.strength, judge, config)
+        self.discriminator_step = DiscriminatorStep(self.networks, teachers, self.strength, judge, config)
         self._prepare_optimisers()
         self.progress = Progress(images=start_images)
         self.stats = Collector(device)
@@ -183,7 +183,8 @@ class Trainer:
         if n.codes is not None:
             groups.append({"params": list(n.codes.parameters()), "lr": c.code_lr, "base": c.code_lr})
         rate = c.discriminator_lr
-        judge = [{"params": list(n.discriminator.parameters()), "lr": rate, "base": rate}]
+        judges = [*n.discriminator.parameters(), *([] if n.critic is None else n.critic.parameters())]
+        judge = [{"params": judges, "lr": rate, "base": rate}]
         self.optimisers = {
             "generator": torch.optim.Adam(groups, betas=(0.0, c.beta2), eps=1e-8, fused=True),
             "discriminator": torch.optim.Adam(judge, betas=(0.0, c.beta2), eps=1e-8, fused=True),
@@ -322,7 +323,7 @@ class Trainer:
         self, stage: Stage, kinds: tuple[str, ...], inputs: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Gradients of the generator; gives what the discriminator needs of the portraits, and the losses."""
-        _requires_grad(self.networks.discriminator, False)
+        self._let_judges_learn(False)
         result = self._recorded["generator"](
             (stage.config.name, kinds), lambda given: _joined(self.generator_step(stage, kinds, given)), inputs
         )
@@ -332,13 +333,18 @@ class Trainer:
         self, stage: Stage, regularise: bool, inputs: dict[str, Tensor], made: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Gradients of the discriminator; gives losses and scores."""
-        _requires_grad(self.networks.discriminator, True)
+        self._let_judges_learn(True)
         given = {**inputs, **{f"made/{k}": v for k, v in made.items() if k != "ws"}}
         return self._recorded["discriminator"](
             (stage.config.name, regularise),
             lambda values: self.discriminator_step(stage, regularise, values, _made(values)),
             given,
         )
+
+    def _let_judges_learn(self, on: bool) -> None:
+        for judge in (self.networks.discriminator, self.networks.critic):
+            if judge is not None:
+                _requires_grad(judge, on)
 
     def learn_inputs(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
         """This step's random numbers and photographs, on the device; seeds the device's own random numbers too."""

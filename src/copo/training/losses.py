@@ -35,6 +35,16 @@ def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
     return F.softplus(-real.float()).mean() + F.softplus(generated.float()).mean()
 
 
+def critic_generator_loss(scores: Tensor) -> Tensor:
+    """Minus the mean of all scores (B, n) of generated pictures (hinge loss of the generator)."""
+    return -scores.float().mean()
+
+
+def critic_loss(real: Tensor, generated: Tensor) -> Tensor:
+    """Hinge: mean of max(0, 1 - real) plus mean of max(0, 1 + generated), scores (B, n)."""
+    return F.relu(1 - real.float()).mean() + F.relu(1 + generated.float()).mean()
+
+
 def r1_penalty(score: Tensor, picture: Tensor) -> Tensor:
     """Half the mean squared length of the scores' gradient in real pictures (Mescheder et al. 2018).
 

@@ -92,6 +92,11 @@ class Perception:
     parser: ClassParser | None = None
     features: FeatureMaps | None = None
 
+    @property
+    def sight(self) -> FeatureMaps | None:
+        """Whose maps the critic looks at: the reader's where it has any (they know faces), otherwise the features'."""
+        return self.reader if isinstance(self.reader, OpenReader) else self.features
+
     def to(self, device: str) -> Perception:
         """Move the networks, in place; their weights stop learning."""
         for part in vars(self).values():
@@ -125,6 +130,10 @@ class OpenReader(nn.Module):
         found = self.network(self._scaled(pictures))
         camera = camera_of(found.rotation, decode_translation(found.translation))
         return Reading(found.points68, found.points478, found.expression, found.illumination, pose_of(camera))
+
+    def maps(self, pictures: Tensor) -> list[Tensor]:
+        """See `FeatureMaps`: those of the analyser's backbone at 1/4 to 1/32."""
+        return self.network.backbone.maps((self._scaled(pictures) * 127.5 + 0.5) / 128)[1:]
 
     def probabilities(self, pictures: Tensor) -> Tensor:
         """See `ClassParser`."""

@@ -181,6 +181,7 @@ class Scene:
         pairs: Contrastive pairs.
         painter: Draws more.
         judged: What the discriminator says of `reconstructed`, `natural` and `driven`, in this order, or None.
+        criticised: The critic's scores of `reconstructed` and `natural`, or None.
         ramp: Scalar factor on the generator's adversarial losses.
     """
 
@@ -194,6 +195,7 @@ class Scene:
     pairs: tuple[Pair, ...]
     painter: Painter
     judged: DiscriminatorOutput | None
+    criticised: Tensor | None
     ramp: Tensor
 
     def densities(self, count: int, distance: float) -> tuple[Tensor, Tensor]:

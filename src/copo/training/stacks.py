@@ -39,7 +39,7 @@ USERS: dict[str, tuple[str, ...]] = {
         "contrastive.pose_identity",
     ),
     "parser": ("semantics.labels",),
-    "features": ("reconstruction.perceptual", "contrastive.expression_mouth"),
+    "features": ("reconstruction.perceptual", "contrastive.expression_mouth", "adversarial.critic"),
 }  # fmt: skip
 """Which losses need which network."""
 

@@ -121,7 +121,9 @@ class Adversarial:
 
     def needs(self) -> list[tuple[str, str]]:
         """See `LossGroup`."""
-        return []
+        if not self.weights.critic:
+            return []
+        return [("features", "adversarial.critic")]
 
     def __call__(self, scene: Scene) -> Losses:
         """See `LossGroup`."""
@@ -137,6 +139,8 @@ class Adversarial:
                 ("gan", w.gan if some else 0.0, lambda: losses.generator_loss(said.score[:plain])),
                 ("driven_gan", w.driven_gan if len(scene.driven) else 0.0,
                  lambda: losses.generator_loss(said.score[plain:])),
+                ("critic", w.critic if some and scene.criticised is not None else 0.0,
+                 lambda: losses.critic_generator_loss(_given(scene.criticised))),
                 ("pose", w.pose if some else 0.0, lambda: (said.pose[:plain] - pose).square().mean()),
                 ("latent", w.latent if some else 0.0, lambda: (said.latent[:plain] - z).square().mean()),
             ]
@@ -447,8 +451,12 @@ def _seen_face(made: Portraits, photos: Photographs) -> Tensor:
 
 
 def _codes(scene: Scene) -> Tensor:
-    assert scene.codes is not None
-    return scene.codes
+    return _given(scene.codes)
+
+
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
 
 
 def _dense(made: Portraits) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from copo.camera import Camera
+from copo.networks.critic import FeatureCritic
 from copo.networks.discriminator import Discriminator, DiscriminatorOutput, dual_picture
 from copo.networks.generator import Generator
 from copo.training import losses
@@ -22,6 +23,7 @@ from copo.training.conditioning import FactorSampler, conditioning_pose, driven_
 from copo.training.config import TrainingConfig
 from copo.training.data import Batch
 from copo.training.drawing import TYPES, Painter
+from copo.training.perception import FeatureMaps
 from copo.training.scene import Pair, Photographs, Portraits, Scene, Teachers, resize
 from copo.training.stages import Losses, Stage
 
@@ -61,12 +63,20 @@ class Networks(nn.Module):
     Args:
         config: Of the training.
         code_count: Number of learned codes; 0 for none.
+        sight: Frozen network that the critic looks through, where a stage has one.
     """
 
-    def __init__(self, config: TrainingConfig, code_count: int) -> None:
+    def __init__(self, config: TrainingConfig, code_count: int, sight: FeatureMaps | None = None) -> None:
         super().__init__()
         self.generator = Generator(config.generator)
         self.discriminator = Discriminator(config.discriminator)
+        self.critic: FeatureCritic | None = None
+        if config.uses_critic and sight is not None:
+            side = config.generator.output_resolution
+            where = next((p.device for p in sight.parameters()), None) if isinstance(sight, nn.Module) else None
+            with torch.no_grad():
+                maps = sight.maps(torch.zeros(1, 3, side, side, device=where))
+            self.critic = FeatureCritic([(m.shape[1], m.shape[3]) for m in maps])
         size = config.generator.noise
         self.codes = nn.Embedding(code_count, size) if code_count and config.uses_codes else None
         if self.codes is not None:
@@ -214,9 +224,12 @@ class GeneratorStep:
             pictures=pictures[photos],
             labels=inputs["labels"][photos].long() if "labels" in inputs else None,
         )
-        judged = None
+        judged = criticised = None
         if stage.adversarial is not None:
-            judged = self.judge(self.augment(everyone.dual), everyone.pose, TYPES[self.config.precision])
+            looked = self.augment(everyone.dual)
+            judged = self.judge(looked, everyone.pose, TYPES[self.config.precision])
+            if stage.adversarial.weights.critic and second:
+                criticised = criticise(self.networks.critic, self.teachers, looked[:second])
         scene = Scene(
             photographs=photographs,
             reconstructed=everyone.part(photos),
@@ -228,6 +241,7 @@ class GeneratorStep:
             pairs=self._pairs(everyone.part(slice(len(z) - count.pairs, None)), kinds, inputs) if count.pairs else (),
             painter=self.painter,
             judged=judged,
+            criticised=criticised,
             ramp=inputs["ramp"],
         )
         return scene, planes.ws
@@ -263,11 +277,21 @@ class GeneratorStep:
         return tuple(pairs)
 
 
+def criticise(critic: FeatureCritic | None, teachers: Teachers, dual: Tensor) -> Tensor:
+    """(B, 6, H, W) what the discriminator sees -> (B, n) the critic's scores of the final pictures."""
+    sight = teachers.perception.sight
+    assert critic is not None and sight is not None
+    with teachers.looking(dual):
+        scores: Tensor = critic(sight.maps(dual[:, 3:].float()))
+    return scores
+
+
 class DiscriminatorStep:
     """Photographs against portraits, and gradients of the discriminator.
 
     Args:
         networks: What learns.
+        teachers: Perception, for the critic.
         augment: What the discriminator looks through.
         judge: The discriminator, compiled or not; R1 always uses the plain one, which can be differentiated twice.
         config: Of the training.
@@ -276,11 +300,13 @@ class DiscriminatorStep:
     def __init__(
         self,
         networks: Networks,
+        teachers: Teachers,
         augment: AdaptiveStrength,
         judge: Callable[..., DiscriminatorOutput],
         config: TrainingConfig,
     ) -> None:
-        self.networks, self.augment, self.judge, self.config = networks, augment, judge, config
+        self.networks, self.teachers = networks, teachers
+        self.augment, self.judge, self.config = augment, judge, config
 
     def __call__(self, stage: Stage, regularise: bool, inputs: Tensors, made: Tensors) -> Losses:
         """Run it; gradients are added to `.grad`.
@@ -304,8 +330,12 @@ class DiscriminatorStep:
         real = self.augment(dual_picture(raw, pictures))
         # One pass each: minibatch statistics must not mix photographs with portraits.
         said_real = self.judge(real, real_pose, dtype)
-        said = self.judge(self.augment(made["dual"]), made["pose"], dtype)
+        shown = self.augment(made["dual"])
+        said = self.judge(shown, made["pose"], dtype)
         terms = group.discriminator(said_real, said, real_pose, made["pose"], made["z"])
+        if group.weights.critic:
+            scores_real, scores_made = (criticise(self.networks.critic, self.teachers, x) for x in (real, shown))
+            terms["d_critic"] = losses.critic_loss(scores_real, scores_made)
         torch.stack(list(terms.values())).sum().backward()
         if regularise and group.weights.r1:
             leaf = real.detach().requires_grad_(True)
