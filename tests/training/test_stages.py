@@ -94,7 +94,8 @@ def test_losses_name_the_network_they_need() -> None:
 
 def test_users_are_losses() -> None:
     groups = {
-        "adversarial": AdversarialWeights, "imitation": ImitationWeights, "contrastive": ContrastiveWeights, "semantics": SemanticWeights,
+        "adversarial": AdversarialWeights, "imitation": ImitationWeights,
+        "contrastive": ContrastiveWeights, "semantics": SemanticWeights,
         "reconstruction": ReconstructionWeights,
     }  # fmt: skip
     for losses in USERS.values():
