@@ -12,9 +12,12 @@ pytest.importorskip("triton", reason="the fused path needs Triton")
 from copo.camera import Camera
 from copo.config import PRESETS
 from copo.errors import CopoError
+from copo.factors import Factors
 from copo.field.blending import Blend
 from copo.field.graphs import Graph, GraphedPortraitField, fast_field, graph_obstacle
 from copo.field.portrait_field import PortraitField, PortraitFrame, Reference
+from copo.head.maps import CHANNELS
+from copo.head.open_head import OpenHead
 from copo.networks.generator import Generator
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,6 +66,19 @@ def test_pictures(config):
     assert_same_picture(fast.render(planes, CAMERA), expected)
     fast.planes(latent(config, 2).to(DEVICE))  # must not touch the first portrait
     assert_same_picture(fast.render(planes, CAMERA), expected)
+
+
+@torch.no_grad()
+def test_a_guided_backbone():
+    """Its planes come from the plain networks in half precision, fed with the same maps of the head."""
+    spec = OpenHead.load().spec
+    config = replace(SMALL.for_head(replace(spec, noise=8)), guide_channels=CHANNELS, guide_resolution=16)
+    plain, fast = fields(config)
+    factors = Factors.random(replace(spec, noise=8), seeds=[4]).with_expression(jawOpen=0.8)
+    z = (factors.to_vector() * 0.3).to(DEVICE)
+    expected = plain.render(plain.planes(z), CAMERA)
+    assert_same_picture(fast.frame(z, CAMERA), expected)
+    assert_same_picture(fast.render(fast.planes(z), CAMERA), expected)
 
 
 @torch.no_grad()
