@@ -217,8 +217,9 @@ class Looker:
         todo = [i for i in range(rank, pictures.chunks, world) if not pictures.seen_path(name, i).is_file()]
         if not todo:
             return
-        if name == "mediapipe" and self.workers > 1 and len(todo) > self.workers:
-            self._look_together(pictures, todo)
+        workers = min(self.workers, len(todo) // _WORTH)
+        if name == "mediapipe" and workers > 1 and type(pictures) is PictureSet:
+            self._look_together(pictures, todo, workers)
             return
         instrument = self._open[name]
         for done, number in enumerate(todo):
@@ -229,14 +230,16 @@ class Looker:
             if done % 20 == 19:
                 self.say(f"  {name}: {done + 1} of {len(todo)} files")
 
-    def _look_together(self, pictures: PictureSet, todo: list[int]) -> None:
+    def _look_together(self, pictures: PictureSet, todo: list[int], workers: int) -> None:
         jobs = [(self.files.mediapipe, pictures.picture_path(i), pictures.seen_path("mediapipe", i)) for i in todo]
-        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             for done, _ in enumerate(pool.map(_mediapipe_job, *zip(*jobs, strict=True), chunksize=1)):
                 if done % 20 == 19:
                     self.say(f"  mediapipe: {done + 1} of {len(todo)} files")
 
 
+_WORTH = 4
+"""Files for which another process is worth its start."""
 _WORKER: dict[Path | None, MediaPipeInstrument] = {}
 
 
