@@ -12,6 +12,7 @@ from tests.training.samples import open_head, tiny_config, write_dataset
 from torch import nn
 
 from copo.head.bfm import BaselFaceModel
+from copo.head.open_head import OpenHead
 from copo.head.protocol import HeadModel
 from copo.networks.vae import Vae
 from copo.training.config import RunConfig, StageConfig, TrainingConfig, published_stages
@@ -19,6 +20,7 @@ from copo.training.data import TrainingSet
 from copo.training.distributed import Processes
 from copo.training.loop import Ingredients, Trainer
 from copo.training.perception import Deep3DReader, OpenReader, Perception
+from copo.training.stacks import load_priors, packaged_priors
 from copo.vision.arcface import ArcFace
 from copo.vision.bisenet import BiSeNetParser
 from copo.vision.deep3d import Deep3DReconstructor
@@ -100,3 +102,14 @@ def test_priors_of_this_head_draw_the_factors(tmp_path: Path) -> None:
     run = Trainer(tiny_config(), Ingredients(data, head, perception(), {"illumination": prior}), tmp_path / "run", CPU)
     run.export(tmp_path / "out")
     assert (tmp_path / "out" / "prior_illumination.safetensors").is_file()
+
+
+def test_the_packaged_priors_belong_to_the_open_head() -> None:
+    priors = load_priors(packaged_priors())
+    spec = OpenHead.load().spec
+    assert {n: p.config.coefficients for n, p in priors.items()} == {
+        "identity": spec.identity, "expression": spec.expression, "illumination": spec.illumination,
+    }  # fmt: skip
+    drawn = priors["expression"].sample(torch.randn(64, priors["expression"].config.latent))
+    smile = drawn[:, spec.expression_names.index("mouthSmileLeft")]
+    assert 0.1 < float(smile.mean()) < 0.6 and float(smile.std()) > 0.1  # portraits smile, more or less

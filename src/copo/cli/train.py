@@ -23,7 +23,7 @@ from copo.training.loop import Ingredients, Trainer, needs_labels
 from copo.training.prior import FACTORS, factor_rows, prior_config, save_prior, train_prior
 from copo.training.release import translate
 from copo.training.settings import with_settings
-from copo.training.stacks import Stack, load_head, load_perception, load_priors, without_missing
+from copo.training.stacks import Stack, load_head, load_perception, load_priors, packaged_priors, without_missing
 
 LOST_WORDS = ("gloo", "Gloo", "NCCL", "nccl", "Connection", "peer", "process group")
 """What PyTorch says when another process is gone."""
@@ -55,7 +55,9 @@ class Portrait:
     skip_missing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on without networks whose files are not there, and without the losses that need them."""
     priors: tuple[Path, ...] = ()
-    """Folders made by copo train prior; without them photographs' factors are recombined."""
+    """Folders made by copo train prior; by default the packaged ones of the open head, none for other heads."""
+    recombine: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """No priors: identity, expression and light are each taken from a random photograph."""
     kimg: float | None = None
     """Scale all stages so that they are so many thousand photographs together; endless ones are cut to fit."""
     max_minutes: float = math.inf
@@ -110,8 +112,15 @@ class Portrait:
             for name in gone:
                 say(f"without the loss {name}")
         data = TrainingSet(PortraitDataset(self.data), head.spec, config.run.test_share, needs_labels(config))
-        ingredients = Ingredients(data, head, perception, load_priors(self.priors))
+        ingredients = Ingredients(data, head, perception, load_priors(self._priors()))
         Trainer(config, ingredients, self.out, processes, start_images=start).run(self.max_minutes)
+
+    def _priors(self) -> tuple[Path, ...]:
+        if self.recombine and self.priors:
+            raise CopoError("--recombine and --priors exclude each other: leave one out")
+        if self.recombine or self.priors or self.head != "open":
+            return self.priors
+        return tuple(packaged_priors())
 
     def _configured(self, processes: Processes) -> tuple[TrainingConfig, int]:
         config = training_preset(self.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -68,6 +69,12 @@ def load_priors(folders: Sequence[Path]) -> dict[str, Vae]:
             assert isinstance(prior, Vae)
             out[factor] = prior
     return out
+
+
+def packaged_priors() -> list[Path]:
+    """Folders of the priors that come with the package, of the open head; none where they were left out."""
+    folder = Path(str(resources.files("copo"))) / "assets" / "priors"
+    return sorted(path.parent for path in folder.glob("*/config.json"))
 
 
 def load_perception(
