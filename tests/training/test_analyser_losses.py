@@ -38,7 +38,7 @@ def truth() -> tuple[Batch, AnalyserOutput, LandmarkGeometry]:
     one = torch.ones(2)
     batch = Batch(
         torch.zeros(2, 3, 64, 64), labels, points, torch.ones(2, 546), shape, torch.randn(2, 50), expression,
-        torch.randn(2, 27), rotation, translation, one, one, one, torch.tensor([-1, -1]),
+        expression, torch.randn(2, 27), rotation, translation, one, one, torch.ones(2, 52), torch.tensor([-1, -1]),
     )  # fmt: skip
     logits = 40 * torch.nn.functional.one_hot(labels, 19).permute(0, 3, 1, 2).float()
     output = AnalyserOutput(
@@ -77,7 +77,7 @@ def test_labels_that_are_missing_do_not_count() -> None:
     nothing = torch.zeros(2)
     blind = Batch(**{
         **vars(batch), "points_weight": torch.zeros(2, 546), "geometry_weight": nothing, "appearance_weight": nothing,
-        "expression_weight": nothing, "labels": torch.full_like(batch.labels, IGNORE),
+        "expression_weight": torch.zeros(2, 52), "labels": torch.full_like(batch.labels, IGNORE),
     })  # fmt: skip
     wrong = output._replace(shape=output.shape + 1, points=output.points + 0.1, labels=-output.labels)
     terms = losses(wrong, blind, geometry, LossWeights(), renders=0)

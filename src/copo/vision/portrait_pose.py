@@ -41,13 +41,13 @@ def project(points: Tensor, rotation: Tensor, translation: Tensor, focal: Tensor
 def camera_of(rotation: Tensor, translation: Tensor, focal: Tensor | float = METHOD_FOCAL) -> Camera:
     """The camera that sees the resting head so."""
     turn = constant(FLIP, rotation)[:, None] * rotation  # head to OpenCV
-    cam2world = torch.eye(4, dtype=rotation.dtype, device=rotation.device).repeat(len(rotation), 1, 1)
-    cam2world[:, :3, :3] = turn.mT
-    cam2world[:, :3, 3] = -(turn.mT * translation[:, None]).sum(-1)
-    intrinsics = torch.eye(3, dtype=rotation.dtype, device=rotation.device).repeat(len(rotation), 1, 1)
-    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal
-    intrinsics[:, :2, 2] = 0.5
-    return Camera(cam2world, intrinsics)
+    position = -(turn.mT * translation[:, None]).sum(-1)
+    last = constant((0.0, 0.0, 0.0, 1.0), rotation).expand(len(rotation), 1, 4)
+    cam2world = torch.cat([torch.cat([turn.mT, position[:, :, None]], dim=2), last], dim=1)
+    lens = constant((1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0), rotation).view(3, 3)
+    centre = constant((0.0, 0.0, 0.5, 0.0, 0.0, 0.5, 0.0, 0.0, 1.0), rotation).view(3, 3)
+    length = focal.to(rotation).reshape(-1, 1, 1) if isinstance(focal, Tensor) else focal
+    return Camera(cam2world, (lens * length + centre).expand(len(rotation), 3, 3))
 
 
 def pose_of(camera: Camera) -> tuple[Tensor, Tensor]:

@@ -23,13 +23,14 @@ class Batch:
         points_weight: (B, 546).
         shape: (B, 80).
         albedo: (B, 50).
-        expression: (B, 52).
+        expression: (B, 52) units as MediaPipe would measure them.
+        own_expression: (B, 52) units that move the open head so; differ from those where definitions do.
         illumination: (B, 27).
         rotation: (B, 3, 3) in the viewer's frame.
         translation: (B, 3) metres in the camera's OpenCV frame.
         geometry_weight: (B,) of shape, rotation and translation.
         appearance_weight: (B,) of albedo and illumination.
-        expression_weight: (B,).
+        expression_weight: (B, 52).
         person: (B,) int64, equal for pictures of one person; -1 says nothing.
     """
 
@@ -40,6 +41,7 @@ class Batch:
     shape: Tensor
     albedo: Tensor
     expression: Tensor
+    own_expression: Tensor
     illumination: Tensor
     rotation: Tensor
     translation: Tensor

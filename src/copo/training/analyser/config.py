@@ -8,6 +8,14 @@ from typing import Any, Literal
 from copo.errors import CopoError
 from copo.vision.networks.analyser import AnalyserConfig
 
+KEY_UNITS: dict[str, tuple[str, ...]] = {
+    "jawOpen": ("jawOpen",),
+    "smile": ("mouthSmileLeft", "mouthSmileRight"),
+    "eyeBlink": ("eyeBlinkLeft", "eyeBlinkRight"),
+    "browInnerUp": ("browInnerUp",),
+}
+"""Units whose correlation is measured one by one; left and right are averaged first."""
+
 
 @dataclass(frozen=True)
 class SceneConfig:
@@ -116,7 +124,11 @@ class LossWeights:
     expression: float = 30.0
     """Squared error of expression units."""
     expression_photo: float = 2.0
-    """Factor on the expressions of photographs."""
+    """Factor on the expressions of photographs, beside a factor of each unit (`mixing.unit_weights`)."""
+    expression_key: float = 2.0
+    """Factor on the units that are measured one by one (`config.KEY_UNITS`), in photographs."""
+    expression_render: float = 0.5
+    """Factor on the expressions of renders, whose units are not quite MediaPipe's."""
     illumination: float = 2.0
     """Squared error of light coefficients."""
     rotation: float = 20.0
@@ -152,11 +164,13 @@ class AnalyserTraining:
     crop: CropConfig = field(default_factory=CropConfig)
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
     weights: LossWeights = field(default_factory=LossWeights)
-    renders: int = 64
+    rare_expressions: float = 4.0
+    """How much more often a photograph with an extreme key unit (open mouth, closed eyes, ...) is drawn, less one."""
+    renders: int = 48
     """Rendered heads in a batch of one device, an even number: two of each person."""
     photos: int = 64
     """Photographs in a batch of one device, an even number: pairs of one person where there are any."""
-    wide: int = 32
+    wide: int = 24
     """Whole pictures for the finder in a batch of one device."""
     wide_size: int = 192
     """Their side in pixels; a multiple of 32."""

@@ -13,7 +13,7 @@ from copo.factors import ARKIT_NAMES
 from copo.head.open_head import OpenHead
 from copo.training.analyser.batch import IGNORE
 from copo.training.analyser.chance import Chance
-from copo.training.analyser.config import CropConfig, LossWeights, SceneConfig
+from copo.training.analyser.config import KEY_UNITS, CropConfig, LossWeights, SceneConfig
 from copo.training.analyser.geometry import Crop
 from copo.training.analyser.losses import MEASURED, rotation_error
 from copo.training.analyser.mixing import PhotoBatches
@@ -23,13 +23,6 @@ from copo.vision.analyser import Analyser, channels_last, fused
 from copo.vision.networks.analyser import AnalyserNetwork, AnalyserOutput
 from copo.vision.protocols import Face, Picture
 
-KEY_UNITS: dict[str, tuple[str, ...]] = {
-    "jawOpen": ("jawOpen",),
-    "smile": ("mouthSmileLeft", "mouthSmileRight"),
-    "eyeBlink": ("eyeBlinkLeft", "eyeBlinkRight"),
-    "browInnerUp": ("browInnerUp",),
-}
-"""Units whose correlation is measured one by one; left and right are averaged first."""
 VARIES = 0.05
 """Standard deviation of the teacher's values from which a unit counts as varying."""
 MAX_YAW = 45.0

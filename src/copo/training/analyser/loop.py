@@ -69,10 +69,20 @@ class Data:
         size = config.network.size
         photos = stage.photos if stage is not None and len(stage.photos) else None
         self.config = config
-        self.scenes = Scenes(head, config.scene, config.crop, size, photos, None if stage is None else stage.panoramas)
+        self.scenes = Scenes(
+            head,
+            config.scene,
+            config.crop,
+            size,
+            photos,
+            None if stage is None else stage.panoramas,
+            config.weights.expression_render,
+        )
         self.photos = None
         if photos is not None and config.photos:
-            self.photos = PhotoBatches(photos, config.crop, config.weights, size, config.scene.roll)
+            self.photos = PhotoBatches(
+                photos, config.crop, config.weights, size, config.scene.roll, config.rare_expressions
+            )
         self.wide = WideBatches(config.wide_size, None if stage is None else stage.wide)
 
     def draw(self, chance: Chance) -> tuple[Batch, int, WideBatch]:

@@ -85,12 +85,16 @@ def losses(
         "shape": weights.shape * _mean((geometry.shape_weight * shape_error.square()).mean(1), geo),
         "albedo": weights.albedo * _mean(skin_error.square().mean(1), look),
         "illumination": weights.illumination * _mean(light_error.square().mean(1), look),
-        "expression": weights.expression * _mean(mood_error.square().mean(1), mood),
+        "expression": weights.expression * _mean(mood_error.square(), mood),
         "rotation": weights.rotation * _mean(_smooth(turn, 0.05).sum(1), geo),
         "translation": weights.translation * _mean(_smooth(moved, 0.3).mean(1), geo),
     }
-    # what was predicted, seen by the predicted camera
-    local = geometry.points(output.shape, output.expression)
+    # what was predicted, seen by the predicted camera; photographs' units are MediaPipe's, which do not move the head
+    # as the fits do, so that shape and camera must not learn to make up for the difference
+    exact = torch.arange(len(geo), device=geo.device) < renders
+    moved_by = torch.where((geo > 0)[:, None], batch.own_expression, output.expression.detach())
+    moved_by = torch.where(exact[:, None], batch.own_expression + mood_error, moved_by)
+    local = geometry.points(output.shape, moved_by)
     seen = project(local, output.rotation, decode_translation(output.translation.clamp(-20, 20)))
     terms["projection"] = weights.projection * _mean(wing((seen - batch.points[:, 68:]).norm(dim=2)), known[:, 68:])
     unheld = (geo == 0).to(geo)
@@ -103,8 +107,8 @@ def losses(
     identity = torch.cat([output.shape, output.albedo], dim=1)
     terms["identity"] = weights.identity * identity_contrast(identity, batch.person, weights.identity_temperature)
     errors = [shape_error, skin_error, mood_error, light_error, turn, moved]
-    trusts = [geo, look, mood, look, geo, geo]
-    held = torch.cat([t[:, None].expand_as(e) for t, e in zip(trusts, errors, strict=True)], dim=1)
+    trusts = [geo[:, None], look[:, None], (mood > 0).to(geo), look[:, None], geo[:, None], geo[:, None]]
+    held = torch.cat([t.expand_as(e) for t, e in zip(trusts, errors, strict=True)], dim=1)
     terms["sigma"] = weights.sigma * (
         _mean(laplace(torch.cat(errors, dim=1), output.log_sigma), held)
         + _mean(laplace(point_error, output.log_sigma_points), known)

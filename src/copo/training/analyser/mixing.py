@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from copo.camera import constant
+from copo.factors import ARKIT_NAMES
 from copo.training.analyser import draw, layers, mirror
 from copo.training.analyser.batch import Batch, WideBatch
 from copo.training.analyser.chance import Chance
-from copo.training.analyser.config import CropConfig, LossWeights
+from copo.training.analyser.config import KEY_UNITS, CropConfig, LossWeights
 from copo.training.analyser.geometry import Crop, warp_grid, warp_points, warp_pose
 from copo.training.analyser.photos import Photos, Wide
 from copo.training.analyser.scenes import halved, inside, surroundings
@@ -23,6 +24,10 @@ _JAW = 17
 """The first points of the 68, whose two definitions differ."""
 _BOTH: Tensor = torch.tensor([*MEDIAPIPE_68, *range(478)])
 """Which of the 478 points stands for each of the 546."""
+_EXTREME = 3.0
+"""Standard deviations above the mean at which a unit is as rare as it gets."""
+_COMMON_SPREAD, _SILENT, _FEW = 0.2, 0.02, 32
+"""Standard deviation of a unit of weight 1; below which a unit says nothing; photographs to tell it from."""
 _NEW_BACKGROUND = 0.3
 """Share of photographs whose background is replaced."""
 
@@ -30,13 +35,16 @@ _NEW_BACKGROUND = 0.3
 class PhotoBatches:
     """Draws photographs, in pairs of one person."""
 
-    def __init__(self, photos: Photos, crop: CropConfig, weights: LossWeights, size: int, tilt: float = 15.0) -> None:
+    def __init__(
+        self, photos: Photos, crop: CropConfig, weights: LossWeights, size: int, tilt: float = 15.0, rare: float = 0.0
+    ) -> None:
         """Args:
         photos: Of training people, on the device.
         crop: How crops stray.
         weights: Trust in fits.
         size: Side of the pictures.
         tilt: Largest tilt of fine crops in degrees.
+        rare: How much more often photographs with an extreme key unit are drawn, less one.
         """
         self.photos, self.crop, self.weights, self.size, self.tilt = photos, crop, weights, size, tilt
         self._facts = photos.facts()
@@ -44,8 +52,11 @@ class PhotoBatches:
         _, self._person, counts = photos.person.unique(return_inverse=True, return_counts=True)
         self._order, self._count = order, counts
         self._begin = counts.cumsum(0) - counts
-        several = torch.nonzero(counts[self._person] > 1)[:, 0]
-        self._several = several if len(several) else None
+        chance = rarities(photos, rare)
+        self._any = chance.cumsum(0)
+        in_company = chance * (counts[self._person] > 1)
+        self._several = in_company.cumsum(0) if float(in_company.sum()) else None
+        self._units = unit_weights(photos, weights)
 
     @torch.no_grad()
     def draw(self, count: int, chance: Chance) -> Batch:
@@ -53,9 +64,9 @@ class PhotoBatches:
 
         Half of the pairs are drawn among people with several photographs.
         """
-        first = chance.index(len(self.photos), count // 2)
+        first = drawn(self._any, count // 2, chance)
         if self._several is not None:
-            other = self._several[chance.index(len(self._several), count // 2)]
+            other = drawn(self._several, count // 2, chance)
             first = torch.where(chance.flag(0.5, count // 2), other, first)
         person = self._person[first]
         mate = self._order[self._begin[person] + (chance.unit(count // 2) * self._count[person]).long()]
@@ -81,7 +92,8 @@ class PhotoBatches:
         translation = torch.where(flip[:, None], turned[1], own.translation)
         rotation, translation = warp_pose(rotation, translation, crop)
         units = torch.where(own.marked[:, None], own.units, own.expression)
-        units = torch.where(flip[:, None], units[:, mirror.on(units.device, mirror.EXPRESSION)], units)
+        sides = mirror.on(units.device, mirror.EXPRESSION)
+        units = torch.where(flip[:, None], units[:, sides], units)
         fit = own.fitted.float() * self.weights.fit
         return Batch(
             pictures=pictures * 2 - 1,
@@ -91,14 +103,46 @@ class PhotoBatches:
             shape=own.shape,
             albedo=own.albedo,
             expression=units,
+            own_expression=torch.where(flip[:, None], own.expression[:, sides], own.expression),
             illumination=torch.where(flip[:, None], mirror.mirror_light(own.illumination), own.illumination),
             rotation=rotation,
             translation=translation,
             geometry_weight=fit,
             appearance_weight=fit,
-            expression_weight=(own.marked | own.fitted).float() * self.weights.expression_photo,
+            expression_weight=(own.marked | own.fitted).float()[:, None] * self._units,
             person=torch.where(own.person >= 0, own.person, -1),
         )
+
+
+def drawn(cumulative: Tensor, count: int, chance: Chance) -> Tensor:
+    """(count,) int64 rows, drawn in proportion to the weights (N,) whose running sums are given."""
+    where = chance.unit(count) * cumulative[-1]
+    return torch.searchsorted(cumulative, where, right=True).clamp_max(len(cumulative) - 1)
+
+
+def rarities(photos: Photos, rare: float) -> Tensor:
+    """(N,) 1 for a photograph with common expressions, up to 1 + `rare` for one with an extreme key unit."""
+    columns = torch.tensor([ARKIT_NAMES.index(u) for units in KEY_UNITS.values() for u in units])
+    units = photos.units[:, columns.to(photos.units.device)] * photos.marked[:, None]
+    spread = units[photos.marked].std(0) if int(photos.marked.sum()) > 1 else torch.ones_like(units[:1])
+    extreme = ((units - units.mean(0)) / spread.clamp_min(0.02) / _EXTREME).clamp(0, 1)
+    return 1 + rare * extreme.amax(1).square()
+
+
+def unit_weights(photos: Photos, weights: LossWeights) -> Tensor:
+    """(52,) how much the error of each unit counts in photographs.
+
+    Units that vary little, such as jawOpen, would hardly be learned from squared errors, although their correlation
+    counts as much as a smile's. MediaPipe says 0 of some units always, which says nothing about them.
+    """
+    if int(photos.marked.sum()) < _FEW:
+        return torch.full_like(photos.units[0], weights.expression_photo)
+    spread = photos.units[photos.marked].std(0)
+    factor = (_COMMON_SPREAD / spread.clamp_min(1e-3)).square().clamp(0.5, 8.0)
+    factor = torch.where(spread < _SILENT, 0.25, factor)
+    key = {name for units in KEY_UNITS.values() for name in units}
+    named = torch.tensor([weights.expression_key if name in key else 1.0 for name in ARKIT_NAMES])
+    return weights.expression_photo * factor * named.to(factor)
 
 
 def photo_points(own: Photos, flip: Tensor, crop: Crop) -> tuple[Tensor, Tensor]:
@@ -111,9 +155,7 @@ def photo_points(own: Photos, flip: Tensor, crop: Crop) -> tuple[Tensor, Tensor]
     turned = both[:, mirror.on(flip.device, mirror.POINTS)]
     turned = turned * constant((-1.0, 1.0), turned) + constant((1.0, 0.0), turned)
     points = warp_points(torch.where(flip[:, None, None], turned, both), crop)
-    marks = own.marked.float()[:, None].repeat(1, points.shape[1])
-    marks[:, :_JAW] = 0
-    return points, marks
+    return points, own.marked[:, None] * (torch.arange(points.shape[1], device=points.device) >= _JAW).to(points)
 
 
 class WideBatches:

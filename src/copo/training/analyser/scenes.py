@@ -67,6 +67,7 @@ class Scenes:
         size: int,
         photos: Photos | None = None,
         panoramas: Tensor | None = None,
+        trust: float = 1.0,
     ) -> None:
         """Args:
         head: On the device where pictures are made.
@@ -75,9 +76,10 @@ class Scenes:
         size: Side of the pictures.
         photos: Of training people; those that were fitted lend surroundings, light and expressions.
         panoramas: (P, 9, 3) light.
+        trust: Weight of the expressions.
         """
         self.head, self.config, self.crop, self.size = head, config, crop, size
-        self.panoramas = panoramas
+        self.panoramas, self.trust = panoramas, trust
         usable = None if photos is None else photos[torch.nonzero(photos.fitted)[:, 0]]
         self.photos = usable if usable is not None and len(usable) else None
         if self.photos is not None:
@@ -125,13 +127,14 @@ class Scenes:
             points_weight=inside(points),
             shape=people.shape,
             albedo=people.albedo,
-            expression=people.expression,
+            expression=draw.told_expression(people.expression, self.head.spec.expression_names),
+            own_expression=people.expression,
             illumination=people.illumination,
             rotation=people.rotation,
             translation=as_method_lens(people.translation, people.focal / METHOD_FOCAL),
             geometry_weight=ones,
             appearance_weight=ones,
-            expression_weight=ones,
+            expression_weight=torch.full_like(people.expression, self.trust),
             person=people.person,
         )
 
