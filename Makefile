@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.copo-setup
 OUT ?= out
 
-.PHONY: portrait test lint bench setup package clean
+.PHONY: portrait test lint bench setup package api clean
 
 setup: $(SETUP)
 
@@ -33,8 +33,11 @@ bench: setup
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/copo bench render
 
+api: setup
+	$(BIN)/python tools/api_reference.py --strict --out docs/api
+
 package: setup
 	$(BIN)/python -m build
 
 clean:
-	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist out docs/api .pytest_cache .mypy_cache .ruff_cache .hypothesis

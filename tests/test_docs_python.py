@@ -1,4 +1,4 @@
-"""Every Python block of docs/python.md and README.md runs as it stands, with a tiny model as the default one."""
+"""Python blocks of the pages run as they stand, with a tiny model as the default one."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ def test_it_runs(code: str, model: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(MODEL_VARIABLE, str(model))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "<example>", "exec"), {"__name__": "example"})
+
+
+def test_a_synthetic_set_is_read_back_as_its_page_says(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/synthetic_data.md: its first command for two people, then its Python, one block after the other."""
+    from copo.cli.main import main
+
+    monkeypatch.setenv(MODEL_VARIABLE, str(model))
+    monkeypatch.chdir(tmp_path)
+    main(["generate", "--seeds", "0-1", "--out", "set", "--factor", "all", "--labels", "--dataset", "--device", "cpu"])
+    names: dict[str, object] = {}
+    for _, code in blocks("docs/synthetic_data.md"):
+        exec(compile(code, "<example>", "exec"), names)
+    assert names["picture"].shape == (32, 32, 3)  # type: ignore[attr-defined]
+    assert names["depth"].shape == names["classes"].shape == (32, 32)  # type: ignore[attr-defined]
+    assert names["points"].shape == (68, 2) and isinstance(names["jaw"], float)  # type: ignore[attr-defined]
+    assert names["recipe"]["recipe"]["seed"] == 0  # type: ignore[index]
+    assert len(names["data"]) == 2  # type: ignore[arg-type]
 
 
 def test_the_pages_have_examples() -> None:
