@@ -28,7 +28,8 @@ LINES = [line for page in PAGES for line in command_lines(page)]
 OTHERS_OPTIONS = frozenset((
     "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint",  # torchrun
     "--curriculum", "--load_dir", "--output_dir", "--render_dir", "--blend_mode", "--seeds",  # the release
-    "--image_dir", "--img_output_dir", "--mat_output_dir", "--weight", "--factor", "--warmup1", "--warmup2", "--set_step", "--second",
+    "--image_dir", "--img_output_dir", "--mat_output_dir", "--weight", "--factor",
+    "--warmup1", "--warmup2", "--set_step", "--second",
 ))  # fmt: skip
 """Options of other programs that the pages name on their own."""
 
