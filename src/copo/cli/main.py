@@ -91,6 +91,9 @@ def main(arguments: list[str] | None = None) -> None:
         if stop.code in (0, None):
             raise
         _fail(f"copo {name}", f"{first_complaint(parse_errors.getvalue())} (copo {name} --help)")
+    except BrokenPipeError:  # `copo head --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     try:
         command.run()
     except CopoError as error:
