@@ -148,10 +148,7 @@ class FieldSource:
     @torch.no_grad()
     def render(self, request: Request) -> Rendered:
         """See `PortraitSource`."""
-        count = len(request.factors)
-        parts = [self._part(request, slice(i, i + self.batch)) for i in range(0, count, self.batch)]
-        maps = {name: np.concatenate([p.maps[name] for p in parts]) for name in request.maps}
-        return Rendered(np.concatenate([p.pictures for p in parts]), maps)
+        return _in_batches(request, self.batch, self._part)
 
     def _part(self, request: Request, span: slice) -> Rendered:
         config = self.field.config
@@ -336,10 +333,7 @@ class HeadSource:
     @torch.no_grad()
     def render(self, request: Request) -> Rendered:
         """See `PortraitSource`."""
-        count = len(request.factors)
-        parts = [self._part(request, slice(i, i + self.batch)) for i in range(0, count, self.batch)]
-        maps = {name: np.concatenate([p.maps[name] for p in parts]) for name in request.maps}
-        return Rendered(np.concatenate([p.pictures for p in parts]), maps)
+        return _in_batches(request, self.batch, self._part)
 
     def _part(self, request: Request, span: slice) -> Rendered:
         leak = self.leak
@@ -457,3 +451,10 @@ def frontal_camera(data: PortraitDataset | None) -> Camera:
     _, translation = head_pose(cameras)
     camera = camera_of(torch.eye(3)[None], translation.mean(0, keepdim=True))
     return replace(camera, intrinsics=camera.intrinsics.float())
+
+
+def _in_batches(request: Request, batch: int, part: Callable[[Request, slice], Rendered]) -> Rendered:
+    """A request drawn a few portraits at a time, put together."""
+    parts = [part(request, slice(i, i + batch)) for i in range(0, len(request.factors), batch)]
+    maps = {name: np.concatenate([p.maps[name] for p in parts]) for name in request.maps}
+    return Rendered(np.concatenate([p.pictures for p in parts]), maps)
