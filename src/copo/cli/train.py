@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import dataclass, replace
@@ -12,14 +13,16 @@ import torch
 import tyro
 
 from copo.cli.options import parse_device
+from copo.config import GeneratorConfig
 from copo.errors import CopoError
 from copo.formats.dataset import PortraitDataset
-from copo.training.checkpoints import latest_state, pack_state
+from copo.networks.build import load
+from copo.training.checkpoints import latest_state, load_state, pack_state
 from copo.training.config import Acceleration, Precision, TrainingConfig, training_preset
 from copo.training.curves import read_expressions
 from copo.training.data import TrainingSet
 from copo.training.distributed import Processes
-from copo.training.loop import Ingredients, Trainer, needs_labels
+from copo.training.loop import OPTIONS_FILE, Ingredients, Trainer, needs_labels
 from copo.training.prior import FACTORS, factor_rows, prior_config, save_prior, train_prior
 from copo.training.release import translate
 from copo.training.settings import with_settings
@@ -215,13 +218,56 @@ class Pack:
 
 
 @dataclass
+class Snapshot:
+    """Write the averaged generator of a run's last checkpoint, with priors and camera, as a model for everyone.
+
+    Example: copo train snapshot --run run --data set.zip --out model
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """Run folder."""
+    out: Path
+    """Model folder to write; every command takes it as --model."""
+    data: Path | None = None
+    """Data set whose portraits from the front give the camera; the method's camera without."""
+    head: str = "open"
+    """As in training."""
+    priors: tuple[Path, ...] = ()
+    """As in training."""
+
+    def run(self) -> None:
+        """Write."""
+        folder = latest_state(self.run_folder)
+        if folder is None:
+            raise CopoError(f"run {self.run_folder}: there is no checkpoint in it")
+        from copo.evaluation.sources import frontal_camera  # training itself needs neither
+        from copo.portrait import Portrait as PortraitModel
+
+        state, head = load_state(folder), load_head(self.head)
+        config = GeneratorConfig.from_dict(state.config["generator"])
+        weights = {k.removeprefix("average/"): v.float() for k, v in state.tensors.items() if k.startswith("average/")}
+        generator = load(config, weights, f"checkpoint {folder}")
+        folders = self.priors or (tuple(packaged_priors()) if self.head == "open" else ())
+        spec = replace(head.spec, noise=config.noise)
+        priors = {name: prior.cpu() for name, prior in load_priors(folders).items()}
+        notes = {"training": f"{state.progress['images'] / 1000:.3f} kimg"}
+        options = self.run_folder / OPTIONS_FILE
+        if options.is_file():
+            notes["conditioning"] = json.loads(options.read_text())["config"]["condition"]["pose"]
+        camera = frontal_camera(None if self.data is None else PortraitDataset(self.data))
+        model = PortraitModel(generator, spec, head, priors, camera, notes, self.out.name)
+        print(f"wrote {model.save_pretrained(self.out)}: {notes['training']}")
+
+
+@dataclass
 class Command:
-    """Train a portrait model, or the prior of one of its factors; or pack a run to go on elsewhere."""
+    """Train a portrait model, or the prior of one of its factors; pack a run to go on elsewhere, or write its model."""
 
     what: Annotated[
         Annotated[Portrait, tyro.conf.subcommand("portrait")]
         | Annotated[Prior, tyro.conf.subcommand("prior")]
-        | Annotated[Pack, tyro.conf.subcommand("pack")],
+        | Annotated[Pack, tyro.conf.subcommand("pack")]
+        | Annotated[Snapshot, tyro.conf.subcommand("snapshot")],
         tyro.conf.arg(name=""),
     ]
 

@@ -76,6 +76,9 @@ class ImitationWeights:
     (paper)."""
     skin: float = 1.0
     """Squared difference of the mean skin colours, each channel for itself (paper; its program summed the channels)."""
+    eyes_mouth: float = 0.0
+    """Mean distance between render and picture around the eyes and inside the open mouth (ours): photographs hold few
+    open mouths and closed lids, and no other loss says of which colour teeth, tongue and lids are."""
     landmarks: float = 10.0
     """Weighted squared distance of the landmarks that the reader finds (paper)."""
     dense_landmarks: float = 0.0
@@ -90,8 +93,8 @@ class ImitationWeights:
     depth: float = 0.0
     """Metres between rendered depth and the head's, on the face that is not covered (ours)."""
     labels: float = 0.0
-    """Cross entropy of the rendered classes against the head's, on eyes, brows, nose and mouth (ours): lids close and
-    lips part in the volume itself, without a network that reads pictures."""
+    """Cross entropy of the rendered classes against the head's, on eyes, brows, nose and mouth, and on lids that
+    hide an eye (ours): lids close and lips part in the volume itself, without a network that reads pictures."""
 
 
 @dataclass(frozen=True)
@@ -389,8 +392,8 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
         scale: Factor on all lengths.
     """
     follow = ImitationWeights(
-        colour=1.0, colour_side=32, identity=0.0, skin=1.0, landmarks=0.05, dense_landmarks=1.0, light=1.0,
-        expression=2.0, pose=1.0, depth=50.0, labels=1.0,
+        colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=0.5, landmarks=0.05, dense_landmarks=1.0,
+        light=1.0, expression=2.0, pose=1.0, depth=50.0, labels=1.0,
     )  # fmt: skip
     sharp = replace(follow, identity=0.0, colour=0.5, expression=4.0)
     photo = ReconstructionWeights()

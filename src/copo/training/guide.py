@@ -73,6 +73,23 @@ class HeadView:
     facing478: Tensor | None
 
 
+EYES = slice(36, 48)
+"""The 68 landmarks' points of both eyes."""
+EYE_MARGIN = 0.03
+"""How far around them an eye and its lids reach, as a share of the picture's side."""
+
+
+def around_eyes(view: HeadView) -> Tensor:
+    """(B, 1, h, w) 1 on eyes and lids of the face, whether open or closed."""
+    size = view.labels.shape[-1]
+    centre = (torch.arange(size, device=view.labels.device, dtype=torch.float32) + 0.5) / size
+    dx = centre[None, None, :] - view.landmarks[:, EYES, :1]
+    dy = centre[None, None, :] - view.landmarks[:, EYES, 1:]
+    square = dy.square()[..., :, None] + dx.square()[..., None, :]  # (B, 12, h, w)
+    near = (square.amin(1, keepdim=True) < EYE_MARGIN**2).float()
+    return near * view.face
+
+
 class HeadGuide:
     """Draws heads for training.
 

@@ -211,7 +211,43 @@ def train_prior(
                 raise CopoError(f"prior {config.factor}: the loss is not finite after {step} steps: lower lr")
             say(f"step {step:>6d}  loss {value:.4f}  discriminator {float(said.detach()):.4f}")
     vae.eval().requires_grad_(False)
+    if config.factor == "identity":
+        match_moments(vae, train, config.seed)
     return vae.cpu(), report_prior(vae.cpu(), train.cpu(), test.cpu(), config)
+
+
+@torch.no_grad()
+def match_moments(vae: Vae, rows: Tensor, seed: int = 0, count: int = 4000) -> None:
+    """Give a prior's samples the mean and covariance of the real rows, in its last layer (ours).
+
+    A decoder answers with means, so that what the latents do not explain is missing from its samples: without this,
+    people were two thirds as different as real ones. The linear map is the optimal transport between the two Gaussians,
+    T = A^-1/2 (A^1/2 B A^1/2)^1/2 A^-1/2 (Olkin and Pukelsheim 1982), A the covariance of the samples, B of the rows.
+
+    Args:
+        vae: In evaluation mode; changed in place.
+        rows: (N, n) normalised.
+        seed: Of the samples.
+        count: How many samples.
+    """
+    random = torch.Generator().manual_seed(seed)
+    latent = torch.randn(count, vae.config.latent, generator=random).to(rows)
+    samples = vae.decode(latent).double()
+    real = rows.double()
+    first, first_inverse = _roots(torch.cov(samples.T))
+    values, vectors = torch.linalg.eigh(first @ torch.cov(real.T) @ first)
+    middle = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    change = first_inverse @ middle @ first_inverse
+    weight, bias = vae.out.weight.double(), vae.out.bias.double()
+    vae.out.weight.copy_(change @ weight)
+    vae.out.bias.copy_(change @ (bias - samples.mean(0)) + real.mean(0))
+
+
+def _roots(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Square root and its inverse of a symmetric matrix; directions with next to no variance stay bounded."""
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp_min(1e-9 * float(values[-1]) + 1e-30)
+    return (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from copo.training.config import (
     StageConfig,
     TrainingConfig,
 )
-from copo.training.guide import COVER, FEATURES, HAIR, MOUTH, SKIN, STILL, is_class, share_of
+from copo.training.guide import COVER, FEATURES, HAIR, MOUTH, SKIN, STILL, around_eyes, is_class, share_of
 from copo.training.perception import Perception
 from copo.training.scene import Pair, Photographs, Portraits, Scene, resize
 
@@ -207,6 +207,9 @@ class Imitation:
                 ("im_identity", w.identity, lambda: self._identity(made)),
                 ("im_skin", w.skin, lambda: losses.skin_distance(
                     made.frame.raw, made.view.colour, is_class(made.view.labels, SKIN) * free)),
+                ("im_eyes_mouth", w.eyes_mouth, lambda: losses.colour_distance(
+                    resize(made.frame.image, made.view.colour.shape[-1]), made.view.colour,
+                    torch.maximum(is_class(made.view.labels, MOUTH), around_eyes(made.view)) * free)),
                 ("im_landmarks", w.landmarks, lambda: losses.landmark_distance(
                     _found(made.reading.landmarks68, "landmarks"), made.view.landmarks,
                     losses.landmark_weights(made.z.device), made.view.facing)),
@@ -218,7 +221,8 @@ class Imitation:
                 ("im_pose", w.pose, lambda: (_found(made.reading.pose, "pose") - made.pose).abs().mean()),
                 ("im_depth", w.depth, lambda: losses.depth_distance(made.frame.depth, made.view.depth, free)),
                 ("im_labels", w.labels, lambda: losses.class_cross_entropy(
-                    made.frame.classes, made.view.labels, is_class(made.view.labels, FEATURES) * free)),
+                    made.frame.classes, made.view.labels,
+                    torch.maximum(is_class(made.view.labels, FEATURES), around_eyes(made.view)) * free)),
             ]
         )  # fmt: skip
 
