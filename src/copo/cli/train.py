@@ -15,8 +15,10 @@ import tyro
 from copo.cli.options import parse_device
 from copo.config import GeneratorConfig
 from copo.errors import CopoError
+from copo.evaluation.sources import frontal_camera
 from copo.formats.dataset import PortraitDataset
 from copo.networks.build import load
+from copo.portrait import Portrait as PortraitModel
 from copo.training.checkpoints import latest_state, load_state, pack_state
 from copo.training.config import Acceleration, Precision, TrainingConfig, training_preset
 from copo.training.curves import read_expressions
@@ -240,9 +242,6 @@ class Snapshot:
         folder = latest_state(self.run_folder)
         if folder is None:
             raise CopoError(f"run {self.run_folder}: there is no checkpoint in it")
-        from copo.evaluation.sources import frontal_camera  # training itself needs neither
-        from copo.portrait import Portrait as PortraitModel
-
         state, head = load_state(folder), load_head(self.head)
         config = GeneratorConfig.from_dict(state.config["generator"])
         weights = {k.removeprefix("average/"): v.float() for k, v in state.tensors.items() if k.startswith("average/")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -17,6 +16,7 @@ from copo.head.open_head import OpenHead
 from copo.head.protocol import HeadModel
 from copo.networks.build import load
 from copo.networks.vae import Vae
+from copo.portrait import packaged_folder
 from copo.training.config import TrainingConfig
 from copo.training.perception import Deep3DReader, OpenReader, Perception
 from copo.training.stages import build_stages
@@ -72,9 +72,9 @@ def load_priors(folders: Sequence[Path]) -> dict[str, Vae]:
 
 
 def packaged_priors() -> list[Path]:
-    """Folders of the priors that come with the package, of the open head; none where they were left out."""
-    folder = Path(str(resources.files("copo"))) / "assets" / "priors"
-    return sorted(path.parent for path in folder.glob("*/config.json"))
+    """The packaged model, which holds the priors of the open head; none where it was left out."""
+    folder = packaged_folder()
+    return [folder] if (folder / "config.json").is_file() else []
 
 
 def load_perception(
