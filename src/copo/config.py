@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from copo.errors import CopoError, unknown_name
 from copo.factors import FACTOR_NAMES, FactorSpec
@@ -43,6 +43,9 @@ def _conforms(value: object, kind: Any) -> bool:
 class _Config:
     """Plain-data conversion shared by the configurations below."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    """Keys that files of earlier versions lack; their defaults are what those versions did."""
+
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON; tuples become lists."""
         data = asdict(self)  # type: ignore[call-overload]
@@ -65,6 +68,8 @@ class _Config:
                 raise unknown_name(f"{title} key", str(key), known)
         values: dict[str, object] = {}
         for name in known:
+            if name not in data and name in cls.LATER:
+                continue
             if name not in data:
                 raise CopoError(f"{title} lacks the key {name!r}: the file was written by another version or edited")
             value = data[name]
@@ -78,6 +83,8 @@ class _Config:
 @dataclass(frozen=True)
 class GeneratorConfig(_Config):
     """Sizes of the generator and the scene it was trained for. Defaults are the published ones (FFHQ at 512)."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"styled_by"})
 
     noise: int = 128
     """Length of the noise code: hair, background, clothes (paper, section 3.1)."""
@@ -96,6 +103,9 @@ class GeneratorConfig(_Config):
     """Fully connected layers of the mapping network (paper)."""
     mapping_lr_multiplier: float = 0.01
     """Learning-rate multiplier of the mapping network: its weights are stored divided by it (StyleGAN2)."""
+    styled_by: tuple[str, ...] = FACTOR_NAMES
+    """Factors that the mapping network sees (paper: all). With a guide, expression and light may come by its maps
+    alone: a latent changes the whole picture, maps change what they show."""
 
     channel_base: int = 32768
     """Backbone channels at resolution r are min(channel_base // r, channel_max) (StyleGAN2)."""
@@ -159,6 +169,9 @@ class GeneratorConfig(_Config):
         for name in FACTOR_NAMES:
             if getattr(self, name) < 0:
                 raise CopoError(f"GeneratorConfig.{name} = {getattr(self, name)}: a factor cannot have a negative size")
+        unknown = [name for name in self.styled_by if name not in FACTOR_NAMES]
+        if unknown or not self.styled_by:
+            raise CopoError(f"GeneratorConfig.styled_by = {self.styled_by}: choose from {', '.join(FACTOR_NAMES)}")
         if self.latent < 1:
             raise CopoError("GeneratorConfig: every factor has size 0; give at least one of them a size")
         for name in (
@@ -314,6 +327,7 @@ PRESETS: dict[str, GeneratorConfig] = {
         albedo=50,
         expression=52,
         mapping_layers=4,
+        styled_by=("noise", "shape", "albedo"),
         channel_base=12288,
         channel_max=256,
         plane_resolution=128,

@@ -13,7 +13,7 @@ from tests.preparation.samples import needs_models, rendered, save
 from copo.cli.main import main
 from copo.errors import CopoError
 from copo.formats.pictures import load_image, read_metadata
-from copo.inversion.photographs import choose, needs_open_head, read_photographs
+from copo.inversion.photographs import Looker, choose, needs_open_head, read_photographs
 from copo.inversion.service import invert_photographs
 from copo.portrait import Portrait
 
@@ -50,10 +50,11 @@ def test_models_of_other_heads_are_refused() -> None:
 
 
 @needs_models
-def test_what_is_read_fits_the_picture(tmp_path: Path, models: Path) -> None:
+@pytest.mark.parametrize("looker", ["analyser", "fitter"])
+def test_what_is_read_fits_the_picture(tmp_path: Path, models: Path, looker: Looker) -> None:
     path = save(tmp_path / "a.png", rendered(3, yaw=15.0))
-    found = read_photographs([path], 128)
-    assert found.pictures.shape == (1, 3, 128, 128) and found.looker == "fitter"
+    found = read_photographs([path], 128, looker=looker)
+    assert found.pictures.shape == (1, 3, 128, 128) and found.looker == looker
     assert found.labels is not None and found.labels.shape == (1, 128, 128)
     position = found.camera.position[0]
     yaw = torch.rad2deg(torch.atan2(position[0], position[2]))

@@ -260,3 +260,21 @@ def test_impossible_configurations(changes: dict[str, object], complaint: str) -
 def test_unknown_preset() -> None:
     with pytest.raises(CopoError, match="did you mean 'portrait_256'"):
         preset("portrait256")
+
+
+def test_a_factor_that_styles_nothing_does_not_reach_the_latent() -> None:
+    """Only the noise code and identity do here; a change of expression and light leaves w as it is, to the bit."""
+    config = replace(preset("tiny"), styled_by=("noise", "shape", "albedo"))
+    network = Generator(config).mapping
+    z, pose = torch.randn(2, config.latent), torch.full((2, 2), torch.pi / 2)
+    face = config.noise + config.shape + config.albedo
+    other = z.clone()
+    other[:, face:] += 1
+    assert torch.equal(network(z, pose), network(other, pose))
+    other[:, : config.noise] += 1
+    assert not torch.equal(network(z, pose), network(other, pose))
+
+
+def test_styles_by_unknown_factors_are_refused() -> None:
+    with pytest.raises(CopoError, match="styled_by"):
+        replace(preset("tiny"), styled_by=("hair",))

@@ -113,3 +113,12 @@ def test_a_weight_beyond_half_precision_is_not_packed(tmp_path: Path) -> None:
     folder = save_state(tmp_path, TrainingState({"networks/w": torch.full((2,), 1e6)}, {}, {}), 1, 100, keep=1)
     with pytest.raises(CopoError, match="networks/w"):
         pack_state(folder, tmp_path / "small", 100)
+
+
+def test_a_run_may_change_what_styles_its_pictures_and_nothing_else(tmp_path: Path) -> None:
+    saved = {"generator": {"noise": 128}}
+    check_config(saved, {"generator": {"noise": 128, "styled_by": ["noise"]}}, tmp_path)
+    with pytest.raises(CopoError, match="noise = 128, this run has 64"):
+        check_config(saved, {"generator": {"noise": 64, "styled_by": ["noise"]}}, tmp_path)
+    with pytest.raises(CopoError, match="made with"):
+        check_config(saved, {"generator": {}}, tmp_path)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from copo.config import GeneratorConfig
+from copo.factors import FACTOR_NAMES
 from copo.networks.background import Background
 from copo.networks.decoder import Decoder
 from copo.networks.layers import Mapping
@@ -31,6 +32,10 @@ class GeneratorMapping(nn.Module):
         self.w_avg: Tensor
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
         self.ws_count = config.ws_count
+        seen = [torch.full((getattr(config, name),), float(name in config.styled_by)) for name in FACTOR_NAMES]
+        self.seen: Tensor
+        self.register_buffer("seen", torch.cat(seen), persistent=False)
+        self.sees_all = set(config.styled_by) == set(FACTOR_NAMES)
 
     def forward(self, z: Tensor, pose: Tensor, psi: float | Tensor = 1.0) -> Tensor:
         """z (B, latent), pose (B, 2) pitch and yaw in radians -> ws (B, ws_count, w_dim) float32.
@@ -40,7 +45,7 @@ class GeneratorMapping(nn.Module):
             pose: Pose that the planes are conditioned on; frontal is (pi/2, pi/2).
             psi: Truncation: 1 is none, 0 the average latent. A number, or (B, 1).
         """
-        w = self.network(z, pose)
+        w = self.network(z if self.sees_all else z * self.seen, pose)
         average = self.w_avg.float()
         w = average + (w - average) * psi
         return w[:, None].expand(-1, self.ws_count, -1)

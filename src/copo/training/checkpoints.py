@@ -193,6 +193,10 @@ def _read(folder: Path, entry: Mapping[str, Any]) -> Tensor:
     return torch.cat(parts).to(dtype).reshape(entry["shape"])
 
 
+MAY_CHANGE = frozenset({"styled_by"})
+"""Settings that weights do not depend on; a run goes on with another value."""
+
+
 def check_config(saved: Mapping[str, Any], mine: Mapping[str, Any], folder: Path) -> None:
     """Refuse a checkpoint of another configuration.
 
@@ -210,9 +214,11 @@ def check_config(saved: Mapping[str, Any], mine: Mapping[str, Any], folder: Path
             continue
         if isinstance(value, Mapping) and isinstance(theirs, Mapping):
             for key in value:
-                if value[key] != theirs.get(key):
+                if key not in MAY_CHANGE and value[key] != theirs.get(key):
                     raise CopoError(
                         f"checkpoint {folder} was made with {part}.{key} = {theirs.get(key)}, this run has "
                         f"{value[key]}: use another --out or the same configuration"
                     )
+            if value.keys() - MAY_CHANGE == theirs.keys() - MAY_CHANGE:
+                continue
         raise CopoError(f"checkpoint {folder} was made with {part} = {theirs}, this run has {value}: use another --out")
