@@ -91,6 +91,13 @@ def test_depth_and_opacity() -> None:
     assert losses.opacity_distance(alpha, person).item() == pytest.approx(0.125)
 
 
+def test_walls_are_the_volumes_own_background() -> None:
+    """Half opaque and all background: half is a wall. Opaque hair, and nothing at all, are none: 0.5 / 3."""
+    alpha = torch.tensor([[[0.5, 1.0, 0.0]]])
+    classes = torch.tensor([[[[1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]]])
+    assert losses.wall_share(classes, alpha).item() == pytest.approx(0.5 / 3)
+
+
 def test_cross_entropy_takes_probabilities_as_they_are() -> None:
     """The published program fed probabilities to a loss of logits: a certain right answer still cost 2.1 there."""
     probabilities = torch.tensor([0.5, 0.25, 0.25]).view(1, 3, 1, 1).expand(1, 3, 1, 2)

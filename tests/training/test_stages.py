@@ -36,7 +36,7 @@ def test_published_weights() -> None:
     assert (pairs.expression_flow, pairs.expression_background, pairs.expression_hair) == (100, 100, 50)
     assert (pairs.expression_mouth, pairs.illumination_background, pairs.illumination_hair) == (50, 100, 50)
     assert (pairs.illumination_identity, pairs.illumination_landmarks, pairs.identity_background) == (10, 1, 100)
-    ours = ("dense_landmarks", "expression", "pose", "depth", "labels")
+    ours = ("eyes_mouth", "dense_landmarks", "expression", "pose", "depth", "labels", "walls")
     assert all(getattr(like, name) == 0 for name in ours)
     optimiser = training_preset("ffhq_512").optimiser
     assert (optimiser.generator_lr, optimiser.discriminator_lr, optimiser.ema_decay, optimiser.max_norm) == (

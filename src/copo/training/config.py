@@ -95,6 +95,9 @@ class ImitationWeights:
     labels: float = 0.0
     """Cross entropy of the rendered classes against the head's, on eyes, brows, nose and mouth, and on lids that
     hide an eye (ours): lids close and lips part in the volume itself, without a network that reads pictures."""
+    walls: float = 0.0
+    """Mean share of a pixel that is matter of class background (ours): walls belong to the background branch, where no
+    camera and no expression moves them."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,9 @@ class SemanticWeights:
 
     labels: float = 10.0
     """Cross entropy between the rendered classes and the parser's labels of the generated picture (paper)."""
+    opacity: float = 0.0
+    """Opacity of the volume against the parser's mask of the person (ours): else walls are built behind people, of any
+    class, which frontal pictures do not give away."""
     smoothness: float = 0.5
     """Difference between neighbouring densities (paper; its program compared the halves of the picture instead)."""
     distance: float = 0.004
@@ -393,12 +399,12 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     """
     follow = ImitationWeights(
         colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=0.5, landmarks=0.05, dense_landmarks=1.0,
-        light=1.0, expression=2.0, pose=1.0, depth=50.0, labels=1.0,
+        light=1.0, expression=2.0, pose=1.0, depth=50.0, labels=1.0, walls=2.0,
     )  # fmt: skip
     sharp = replace(follow, identity=0.0, colour=0.5, expression=4.0)
     photo = ReconstructionWeights()
     gentle = replace(photo, final=1.0, raw=1.0, perceptual=1.0, depth=50.0)
-    classes = SemanticWeights(labels=0.5, smoothness=0.05)
+    classes = SemanticWeights(labels=0.5, opacity=1.0, smoothness=0.05)
     # A discriminator that knows 2,000 photographs regresses poses to 25 degrees and a third of the latent: its advice
     # on both is mostly noise, and with the paper's weights its gradient was five times that of all other losses.
     gan = AdversarialWeights(gan=0.5, critic=0.25, driven_gan=0.15, r1=2.0, pose=2.0, latent=0.3)

@@ -156,6 +156,16 @@ def opacity_distance(alpha: Tensor, person: Tensor) -> Tensor:
     return (alpha.float() - person.float()).abs().mean()
 
 
+def wall_share(classes: Tensor, alpha: Tensor) -> Tensor:
+    """Mean share of the volume's own matter of class background.
+
+    Args:
+        classes: (B, K, h, w) probabilities with what lies behind the volume counted as class 0.
+        alpha: (B, h, w) opacity of the volume.
+    """
+    return (classes[:, 0].float() - (1 - alpha.float())).clamp_min(0).mean()
+
+
 # --- semantics ------------------------------------------------------------------------------------------------------
 
 

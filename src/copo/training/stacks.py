@@ -39,7 +39,7 @@ USERS: dict[str, tuple[str, ...]] = {
         "imitation.identity", "contrastive.illumination_identity", "contrastive.expression_identity",
         "contrastive.pose_identity",
     ),
-    "parser": ("semantics.labels",),
+    "parser": ("semantics.labels", "semantics.opacity"),
     "features": ("reconstruction.perceptual", "contrastive.expression_mouth", "adversarial.critic"),
 }  # fmt: skip
 """Which losses need which network."""

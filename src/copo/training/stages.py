@@ -223,6 +223,7 @@ class Imitation:
                 ("im_labels", w.labels, lambda: losses.class_cross_entropy(
                     made.frame.classes, made.view.labels,
                     torch.maximum(is_class(made.view.labels, FEATURES), around_eyes(made.view)) * free)),
+                ("im_walls", w.walls, lambda: losses.wall_share(made.frame.classes, made.frame.alpha)),
             ]
         )  # fmt: skip
 
@@ -254,16 +255,19 @@ class Semantics:
 
     def needs(self) -> list[tuple[str, str]]:
         """See `LossGroup`."""
-        return [("parser", "semantics.labels")] if self.weights.labels else []
+        w = self.weights
+        return [("parser", f"semantics.{n}") for n in ("labels", "opacity") if getattr(w, n)]
 
     def __call__(self, scene: Scene) -> Losses:
         """See `LossGroup`."""
         w, made = self.weights, scene.imitated
         if not len(made):
             return {}
+        labels = self._labels(made) if w.labels or w.opacity else made.view.labels
         return weighted(
             [
-                ("sem_labels", w.labels, lambda: self._labels(made)),
+                ("sem_labels", w.labels, lambda: losses.class_cross_entropy(made.frame.classes, labels)),
+                ("sem_opacity", w.opacity, lambda: losses.opacity_distance(made.frame.alpha, (labels != 0).float())),
                 ("sem_smoothness", w.smoothness, lambda: losses.smoothness(*scene.densities(w.points, w.distance))),
             ]
         )
@@ -274,8 +278,7 @@ class Semantics:
         assert parser is not None
         with torch.no_grad(), made.teachers.looking(made.frame.image):
             found = parser.probabilities(made.frame.image.float())
-            labels = resize(found, made.frame.classes.shape[-1]).argmax(1)
-        return losses.class_cross_entropy(made.frame.classes, labels)
+            return resize(found, made.frame.classes.shape[-1]).argmax(1)
 
 
 @dataclass(frozen=True)
