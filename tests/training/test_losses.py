@@ -143,6 +143,7 @@ def test_style_distance_compares_statistics_and_leaves_empty_masks_out() -> None
 def test_descriptor_distance() -> None:
     a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
     assert losses.descriptor_distance(a, b).item() == pytest.approx(0.4)
+    assert losses.descriptor_distance(a, b, torch.zeros(len(a))).item() == 0
 
 
 def test_code_moments_are_small_for_the_right_spread_only() -> None:

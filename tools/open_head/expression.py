@@ -10,8 +10,7 @@ from .source import Floats, Source
 FOLDER = "faceunits01/targets/faceunits"
 GAIN = {"browInnerUp": 2.5}
 """How much further than in the data a unit moves at 1. MediaPipe, asked about renders of eight people, gives the data's
-browInnerUp at 1 a mean of 0.16, 0.52 at twice and 0.67 at 2.5 times the displacement; jawOpen is at 0.66 and eyeBlink at 0.64
-with theirs, and saturate."""
+browInnerUp at 1 a mean of 0.16, at 2 of 0.52, and 0.67 at 2.5; jawOpen reads 0.66, eyeBlink 0.64, and both saturate."""
 # Rotation of the eyeball at 1, degrees (the data's own 10 to 15 are too small for ARKit's range): about +y / about +x.
 LOOK = {"In": 27.0, "Out": 27.0, "Up": 19.0, "Down": 22.0}
 

@@ -29,6 +29,9 @@ class ReconstructionWeights:
     """The same of the raw picture (ours)."""
     perceptual: float = 1.0
     """Distance of normalised ImageNet features (ours)."""
+    identity: float = 0.0
+    """1 - cosine of recognition features of photograph and portrait, up to 45 degrees of yaw (ours): without it people
+    come out as average as their coefficients."""
     depth: float = 100.0
     """Metres between rendered depth and the fitted head's, on its visible face (ours; a head is 0.25 m deep)."""
     opacity: float = 1.0
@@ -399,15 +402,15 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     """
     follow = ImitationWeights(
         colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=0.5, landmarks=0.05, dense_landmarks=1.0,
-        light=1.0, expression=2.0, pose=1.0, depth=50.0, labels=1.0, walls=2.0,
+        light=1.0, expression=6.0, pose=1.0, depth=50.0, labels=2.0, walls=2.0,
     )  # fmt: skip
-    sharp = replace(follow, identity=0.0, colour=0.5, expression=4.0)
+    sharp = replace(follow, colour=0.5)
     photo = ReconstructionWeights()
-    gentle = replace(photo, final=1.0, raw=1.0, perceptual=1.0, depth=50.0)
+    gentle = replace(photo, final=1.0, raw=1.0, perceptual=1.0, identity=4.0, depth=50.0)
     classes = SemanticWeights(labels=0.5, opacity=1.0, smoothness=0.05)
     # A discriminator that knows 2,000 photographs regresses poses to 25 degrees and a third of the latent: its advice
     # on both is mostly noise, and with the paper's weights its gradient was five times that of all other losses.
-    gan = AdversarialWeights(gan=0.5, critic=0.25, driven_gan=0.15, r1=2.0, pose=2.0, latent=0.3)
+    gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.15, r1=2.0, pose=0.5, latent=0.1)
     pairs = ContrastiveWeights(
         expression_flow=2.0, expression_background=5.0, expression_hair=2.0, expression_mouth=0.5,
         illumination_background=2.0, illumination_hair=2.0, illumination_identity=1.0, illumination_landmarks=1.0,
@@ -417,11 +420,11 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
         StageConfig("reconstruction", 100 * scale, MixConfig(1.0, 0.0, 0.0), reconstruction=photo),
         StageConfig("driving", 400 * scale, MixConfig(0.5, 0.0, 0.5), reconstruction=photo, imitation=follow),
         StageConfig(
-            "adversarial", 800 * scale, MixConfig(0.25, 0.5, 0.25), reconstruction=gentle, adversarial=gan,
+            "adversarial", 600 * scale, MixConfig(0.25, 0.5, 0.25), reconstruction=gentle, adversarial=gan,
             imitation=follow,
         ),
         StageConfig(
-            "semantics", 1000 * scale, MixConfig(0.25, 0.5, 0.25), reconstruction=gentle, adversarial=gan,
+            "semantics", 1200 * scale, MixConfig(0.25, 0.5, 0.25), reconstruction=gentle, adversarial=gan,
             imitation=sharp, semantics=classes,
         ),
         StageConfig(

@@ -104,9 +104,10 @@ def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor], mask: Tensor |
     return total / len(a)
 
 
-def descriptor_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean of 1 - cosine of descriptors (B, D)."""
-    return (1 - F.cosine_similarity(a.float(), b.float(), dim=1)).mean()
+def descriptor_distance(a: Tensor, b: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of 1 - cosine of descriptors (B, D), weighted by (B,) where given; 0 where all weights are."""
+    distance = 1 - F.cosine_similarity(a.float(), b.float(), dim=1)
+    return distance.mean() if weight is None else (distance * weight).sum() / weight.sum().clamp_min(1e-6)
 
 
 # --- the head -------------------------------------------------------------------------------------------------------

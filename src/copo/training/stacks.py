@@ -36,8 +36,8 @@ USERS: dict[str, tuple[str, ...]] = {
         "contrastive.illumination_landmarks",
     ),
     "recogniser": (
-        "imitation.identity", "contrastive.illumination_identity", "contrastive.expression_identity",
-        "contrastive.pose_identity",
+        "reconstruction.identity", "imitation.identity", "contrastive.illumination_identity",
+        "contrastive.expression_identity", "contrastive.pose_identity",
     ),
     "parser": ("semantics.labels", "semantics.opacity"),
     "features": ("reconstruction.perceptual", "contrastive.expression_mouth", "adversarial.critic"),

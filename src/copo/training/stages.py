@@ -6,6 +6,7 @@ computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,7 +65,9 @@ class Reconstruction:
 
     def needs(self) -> list[tuple[str, str]]:
         """See `LossGroup`."""
-        return [("features", "reconstruction.perceptual")] if self.weights.perceptual else []
+        w = self.weights
+        pairs = (("features", "perceptual"), ("recogniser", "identity"))
+        return [(network, f"reconstruction.{name}") for network, name in pairs if getattr(w, name)]
 
     def __call__(self, scene: Scene) -> Losses:
         """See `LossGroup`."""
@@ -82,6 +85,7 @@ class Reconstruction:
                 ("rec_raw", w.raw, lambda: losses.picture_distance(
                     made.frame.raw, resize(photos.pictures, side), face)),
                 ("rec_perceptual", w.perceptual, lambda: self._perceptual(scene, large)),
+                ("rec_identity", w.identity, lambda: self._identity(scene)),
                 ("rec_depth", w.depth, lambda: losses.depth_distance(
                     made.frame.depth, made.view.depth, _seen_face(made, photos))),
                 ("rec_opacity", w.opacity, lambda: self._opacity(scene)),
@@ -100,6 +104,14 @@ class Reconstruction:
         with torch.no_grad(), scene.reconstructed.teachers.looking(scene.photographs.pictures):
             theirs = features.maps(scene.photographs.pictures)
         return losses.perceptual_distance(scene.reconstructed.features, theirs, mask)
+
+    @staticmethod
+    def _identity(scene: Scene) -> Tensor:
+        made = scene.reconstructed
+        with torch.no_grad():
+            theirs = made.describe(scene.photographs.pictures.float())
+        frontal = (made.pose[:, 1] - math.pi / 2).abs() < math.radians(45)
+        return losses.descriptor_distance(made.descriptor, theirs, frontal.float() * scene.own_code[:, 0])
 
     @staticmethod
     def _opacity(scene: Scene) -> Tensor:
