@@ -7,7 +7,6 @@ camera stands at (0, 0, 1) and +x is right in its picture.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, RotationSpline
 from torch import Tensor
 
+from copo.constants import constant
 from copo.errors import CopoError
 
 METHOD_FOV = math.radians(12.6)
@@ -536,17 +536,6 @@ def _float(value: Tensor | float | Sequence[float]) -> Tensor:
 
 def _like(value: Tensor | float, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
-
-
-def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """A short constant vector on a tensor's device, copied there once: a copy could not be captured in a CUDA graph."""
-    return _constant(values, like.device, like.dtype)
-
-
-@functools.lru_cache(maxsize=256)
-def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device, dtype=dtype)
 
 
 def _up(like: Tensor) -> Tensor:

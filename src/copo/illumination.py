@@ -18,13 +18,13 @@ its albedo on average. Illuminations are (..., 27): nine numbers of red, of gree
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from copo.constants import constant
 from copo.errors import CopoError
 
 BAND_FACTORS: tuple[float, float, float] = (math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8))
@@ -102,7 +102,7 @@ def rotate_radiance(radiance: Tensor, rotation: Tensor) -> Tensor:
     Returns:
         (..., 9, 3), exact in all three bands.
     """
-    signs = _fixed(_SIGNS, radiance)[:, None]
+    signs = constant(_SIGNS, radiance)[:, None]
     return signs * (sh_rotation(rotation.to(radiance)) @ (signs * radiance))
 
 
@@ -133,7 +133,7 @@ def sh_rotation(rotation: Tensor) -> Tensor:
         (..., 9, 9), orthogonal and block-diagonal by band.
     """
     golden = (1 + math.sqrt(5)) / 2
-    corners = _fixed(tuple(v for s in (-1, 1) for t in (-1, 1) for v in (0.0, s, t * golden)), rotation).view(4, 3)
+    corners = constant(tuple(v for s in (-1, 1) for t in (-1, 1) for v in (0.0, s, t * golden)), rotation).view(4, 3)
     directions = F.normalize(torch.cat([corners.roll(axis, dims=1) for axis in range(3)]), dim=1)
     before = sh_basis(directions @ rotation)  # rows are R^T d
     return (4 * math.pi / 12) * (sh_basis(directions).mT @ before)
@@ -197,13 +197,13 @@ def lamp_radiance(direction: Tensor, colour: Tensor) -> Tensor:
     Returns:
         (..., 9, 3).
     """
-    harmonics = sh_basis(direction) * _fixed(_SIGNS, direction)
+    harmonics = sh_basis(direction) * constant(_SIGNS, direction)
     return math.pi * harmonics[..., :, None] * colour[..., None, :]
 
 
 def uniform_radiance(colour: Tensor) -> Tensor:
     """(..., 9, 3) light from everywhere, in which a white surface sends out `colour` (..., 3) or a grey (..., 1)."""
-    first = _fixed((math.sqrt(4 * math.pi), *([0.0] * 8)), colour)
+    first = constant((math.sqrt(4 * math.pi), *([0.0] * 8)), colour)
     return first[:, None] * colour[..., None, :]
 
 
@@ -237,7 +237,7 @@ def normalise_exposure(illumination: Tensor, target: float = 1.0) -> Tensor:
         CopoError: No light falls on the face.
     """
     gamma = _by_colour(illumination)
-    brightness = exposure(illumination) @ _fixed(_LUMINANCE, gamma)
+    brightness = exposure(illumination) @ constant(_LUMINANCE, gamma)
     if not bool((brightness > 1e-6).all()):
         raise CopoError("illumination leaves the face dark: its exposure cannot be normalised; give another light")
     light = (gamma + _base(gamma)) * (target / brightness)[..., None, None]
@@ -253,24 +253,13 @@ def _by_colour(illumination: Tensor) -> Tensor:
 
 def _base(like: Tensor) -> Tensor:
     """(9,) the method's base light."""
-    return _fixed((BASE_LIGHT, *([0.0] * 8)), like)
+    return constant((BASE_LIGHT, *([0.0] * 8)), like)
 
 
 def _radiance_factors(like: Tensor) -> Tensor:
     """(9,) coefficients gamma + base for each unit of radiance."""
     factors = (s * _LAMBERT[b] / (math.pi * BAND_FACTORS[b]) for s, b in zip(_SIGNS, BAND_OF, strict=True))
-    return _fixed(tuple(factors), like)
-
-
-def _fixed(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """A constant on a tensor's device, copied there once: a copy could not be captured in a CUDA graph."""
-    return _constant(values, like.device, like.dtype)
-
-
-@functools.lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device, dtype=dtype)
+    return constant(tuple(factors), like)
 
 
 NEUTRAL_LIGHT: Tensor = normalise_exposure(directional_light(torch.tensor([0.0, 0.5, 1.0]), intensity=0.7, ambient=0.6))

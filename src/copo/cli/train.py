@@ -19,6 +19,7 @@ from copo.evaluation.sources import frontal_camera
 from copo.formats.dataset import PortraitDataset
 from copo.networks.build import load
 from copo.portrait import Portrait as PortraitModel
+from copo.portrait import with_noise
 from copo.training.checkpoints import latest_state, load_state, pack_state
 from copo.training.config import Acceleration, Precision, TrainingConfig, training_preset
 from copo.training.curves import read_expressions
@@ -123,9 +124,7 @@ class Portrait:
     def _priors(self) -> tuple[Path, ...]:
         if self.recombine and self.priors:
             raise CopoError("--recombine and --priors exclude each other: leave one out")
-        if self.recombine or self.priors or self.head != "open":
-            return self.priors
-        return tuple(packaged_priors())
+        return () if self.recombine else _given_or_packaged(self.priors, self.head)
 
     def _configured(self, processes: Processes) -> tuple[TrainingConfig, int]:
         config = training_preset(self.config)
@@ -211,9 +210,7 @@ class Pack:
 
     def run(self) -> None:
         """Pack."""
-        folder = latest_state(self.run_folder)
-        if folder is None:
-            raise CopoError(f"run {self.run_folder}: there is no checkpoint in it")
+        folder = _last_state(self.run_folder)
         packed = pack_state(folder, self.out, self.shard_mb)
         size = sum(f.stat().st_size for f in packed.iterdir())
         print(f"{packed}: {size / 2**20:.1f} MiB in {len(list(packed.iterdir()))} files")
@@ -239,22 +236,20 @@ class Snapshot:
 
     def run(self) -> None:
         """Write."""
-        folder = latest_state(self.run_folder)
-        if folder is None:
-            raise CopoError(f"run {self.run_folder}: there is no checkpoint in it")
+        folder = _last_state(self.run_folder)
         state, head = load_state(folder), load_head(self.head)
         config = GeneratorConfig.from_dict(state.config["generator"])
         weights = {k.removeprefix("average/"): v.float() for k, v in state.tensors.items() if k.startswith("average/")}
         generator = load(config, weights, f"checkpoint {folder}")
-        folders = self.priors or (tuple(packaged_priors()) if self.head == "open" else ())
-        spec = replace(head.spec, noise=config.noise)
-        priors = {name: prior.cpu() for name, prior in load_priors(folders).items()}
+        priors = load_priors(_given_or_packaged(self.priors, self.head))
         notes = {"training": f"{state.progress['images'] / 1000:.3f} kimg"}
         options = self.run_folder / OPTIONS_FILE
         if options.is_file():
             notes["conditioning"] = json.loads(options.read_text())["config"]["condition"]["pose"]
         camera = frontal_camera(None if self.data is None else PortraitDataset(self.data))
-        model = PortraitModel(generator, spec, head, priors, camera, notes, self.out.name)
+        model = PortraitModel(
+            generator, with_noise(head.spec, config.noise), head, priors, camera, notes, self.out.name
+        )
         print(f"wrote {model.save_pretrained(self.out)}: {notes['training']}")
 
 
@@ -273,6 +268,19 @@ class Command:
     def run(self) -> None:
         """Do what was chosen."""
         self.what.run()
+
+
+def _last_state(run: Path) -> Path:
+    """The newest checkpoint of a run folder."""
+    folder = latest_state(run)
+    if folder is None:
+        raise CopoError(f"run {run}: there is no checkpoint in it")
+    return folder
+
+
+def _given_or_packaged(priors: tuple[Path, ...], head: str) -> tuple[Path, ...]:
+    """Folders of priors: those that were given, else the packaged ones of the open head."""
+    return tuple(packaged_priors()) if head == "open" and not priors else priors
 
 
 def _silent(_: str) -> None:

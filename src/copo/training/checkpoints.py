@@ -208,17 +208,20 @@ def check_config(saved: Mapping[str, Any], mine: Mapping[str, Any], folder: Path
     Raises:
         CopoError: Names the first setting that differs.
     """
-    for part, value in mine.items():
-        theirs = saved.get(part)
+    for part in mine:
+        value, theirs = _kept(mine[part]), _kept(saved.get(part))
         if theirs == value:
             continue
         if isinstance(value, Mapping) and isinstance(theirs, Mapping):
             for key in value:
-                if key not in MAY_CHANGE and value[key] != theirs.get(key):
+                if value[key] != theirs.get(key):
                     raise CopoError(
                         f"checkpoint {folder} was made with {part}.{key} = {theirs.get(key)}, this run has "
                         f"{value[key]}: use another --out or the same configuration"
                     )
-            if value.keys() - MAY_CHANGE == theirs.keys() - MAY_CHANGE:
-                continue
         raise CopoError(f"checkpoint {folder} was made with {part} = {theirs}, this run has {value}: use another --out")
+
+
+def _kept(part: Any) -> Any:
+    """A part of a configuration without what may change."""
+    return {k: v for k, v in part.items() if k not in MAY_CHANGE} if isinstance(part, Mapping) else part

@@ -211,7 +211,7 @@ def train_prior(
                 raise CopoError(f"prior {config.factor}: the loss is not finite after {step} steps: lower lr")
             say(f"step {step:>6d}  loss {value:.4f}  discriminator {float(said.detach()):.4f}")
     vae.eval().requires_grad_(False)
-    if config.factor == "identity":
+    if config.factor == "identity":  # many coefficients and one row a person; light's samples are good and got worse
         match_moments(vae, train, config.seed)
     return vae.cpu(), report_prior(vae.cpu(), train.cpu(), test.cpu(), config)
 

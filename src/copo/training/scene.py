@@ -108,6 +108,15 @@ class Portraits:
             return self.teachers.perception.features.maps(self.frame.image.float())
 
     @cached_property
+    def parsed(self) -> Tensor:
+        """(B, h, w) classes that the parser finds in the final pictures, at the size of the raw ones; no gradients."""
+        parser = self.teachers.perception.parser
+        assert parser is not None
+        with torch.no_grad(), self.teachers.looking(self.frame.image):
+            found = parser.probabilities(self.frame.image.float())
+            return resize(found, self.frame.classes.shape[-1]).argmax(1)
+
+    @cached_property
     def descriptor(self) -> Tensor:
         """(B, D) whom the final pictures show; aligned by the head's landmarks."""
         return self.describe(self.frame.image.float())

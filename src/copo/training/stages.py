@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from copo.errors import CopoError
+from copo.field.portrait_field import FRONTAL_POSE
 from copo.networks.discriminator import DiscriminatorOutput
 from copo.training import losses
 from copo.training.config import (
@@ -110,7 +111,7 @@ class Reconstruction:
         made = scene.reconstructed
         with torch.no_grad():
             theirs = made.describe(scene.photographs.pictures.float())
-        frontal = (made.pose[:, 1] - math.pi / 2).abs() < math.radians(45)
+        frontal = (made.pose[:, 1] - FRONTAL_POSE[1]).abs() < math.radians(45)
         return losses.descriptor_distance(made.descriptor, theirs, frontal.float() * scene.own_code[:, 0])
 
     @staticmethod
@@ -275,22 +276,17 @@ class Semantics:
         w, made = self.weights, scene.imitated
         if not len(made):
             return {}
-        labels = self._labels(made) if w.labels or w.opacity else made.view.labels
         return weighted(
             [
-                ("sem_labels", w.labels, lambda: losses.class_cross_entropy(made.frame.classes, labels)),
-                ("sem_opacity", w.opacity, lambda: losses.opacity_distance(made.frame.alpha, (labels != 0).float())),
+                ("sem_labels", w.labels, lambda: losses.class_cross_entropy(made.frame.classes, made.parsed)),
+                (
+                    "sem_opacity",
+                    w.opacity,
+                    lambda: losses.opacity_distance(made.frame.alpha, (made.parsed != 0).float()),
+                ),
                 ("sem_smoothness", w.smoothness, lambda: losses.smoothness(*scene.densities(w.points, w.distance))),
             ]
         )
-
-    @staticmethod
-    def _labels(made: Portraits) -> Tensor:
-        parser = made.teachers.perception.parser
-        assert parser is not None
-        with torch.no_grad(), made.teachers.looking(made.frame.image):
-            found = parser.probabilities(made.frame.image.float())
-            return resize(found, made.frame.classes.shape[-1]).argmax(1)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from copo.camera import METHOD_FOV, Camera, constant
+from copo.camera import METHOD_FOV, Camera
+from copo.constants import constant
 
 FLIP = (1.0, -1.0, -1.0)
 """Viewer's frame to OpenCV's."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from copo.camera import constant
+from copo.constants import constant
 from copo.training.analyser.chance import Chance
 from copo.training.analyser.config import DegradeConfig
 from copo.training.analyser.linear import along, block_cosines, blurring, shrinking, spread

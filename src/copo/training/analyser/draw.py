@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from copo.camera import constant, euler_zyx
+from copo.camera import euler_zyx
+from copo.constants import constant
 from copo.factors import EXPRESSION_COMBINATIONS
 from copo.illumination import (
     BASE_LIGHT,

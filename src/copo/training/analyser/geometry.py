@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from copo.camera import constant, euler_zyx
+from copo.camera import euler_zyx
+from copo.constants import constant
 from copo.vision.networks.analyser import TYPICAL_DEPTH
 from copo.vision.portrait_pose import FLIP, METHOD_FOCAL, ffhq_square, project
 

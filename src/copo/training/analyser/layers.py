@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from copo.camera import constant
+from copo.constants import constant
 from copo.head.protocol import PARSER_CLASSES
 from copo.training.analyser.batch import IGNORE
 from copo.training.analyser.chance import Chance

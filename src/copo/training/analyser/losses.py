@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from copo.camera import constant
+from copo.constants import constant
 from copo.head.open_head import OpenHead
 from copo.training.analyser.batch import IGNORE, Batch, WideBatch
 from copo.training.analyser.config import LossWeights

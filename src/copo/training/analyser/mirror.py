@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from copo.camera import constant
+from copo.constants import constant
 from copo.factors import ARKIT_NAMES
 from copo.head.protocol import PARSER_CLASSES
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from copo.camera import constant
+from copo.constants import constant
 from copo.factors import ARKIT_NAMES
 from copo.training.analyser import draw, layers, mirror
 from copo.training.analyser.batch import Batch, WideBatch
