@@ -125,7 +125,7 @@ def test_gradients_as_plain_twin(config, opaque_end):
         assert (fused - plain).norm() < 0.02 * plain.norm(), name
 
 
-@pytest.mark.parametrize("jitter", [False, True])
+@pytest.mark.parametrize("jitter", [False, True, "picture"])
 def test_every_sample_has_its_place_even_where_sets_coincide(jitter):
     """A field that is the same everywhere puts fine samples exactly on coarse ones."""
     planes, decoder, _ = scene(batch=1)
@@ -165,6 +165,15 @@ def test_random_quantiles_are_uniform_and_in_order():
     k = torch.arange(1, n + 1, device=DEVICE)
     assert torch.allclose(quantiles[0].mean(0), k / (n + 1), atol=0.005)
     assert torch.allclose(quantiles[0].var(0), k * (n + 1 - k) / ((n + 1) ** 2 * (n + 2)), atol=0.002)
+
+
+def test_a_picture_moves_as_a_whole():
+    sampling = replace(SAMPLING, jitter="picture")
+    random, quantiles = jitter_numbers(sampling, 3, 7, torch.device(DEVICE), torch.Generator(DEVICE).manual_seed(0))
+    assert random.shape == (3, 7, SAMPLING.coarse) and quantiles.shape == (3, 7, SAMPLING.fine)
+    assert torch.equal(random, random[:, :1, :1].expand_as(random)) and len(random[:, 0, 0].unique()) == 3
+    assert torch.equal(quantiles, quantiles[:, :1].expand_as(quantiles))
+    assert quantiles.min() >= 0 and quantiles.max() <= 1 and (quantiles.diff(dim=-1) >= 0).all()
 
 
 def test_jitter_moves_samples_reproducibly():

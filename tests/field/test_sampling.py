@@ -25,6 +25,23 @@ def test_jitter_stays_within_half_a_step_and_follows_the_generator() -> None:
     assert (draws[0].diff() >= 0).all()
 
 
+def test_a_picture_moves_as_a_whole() -> None:
+    near, far = torch.zeros(300, 4), torch.ones(300, 4)
+    offset = uniform_depths(near, far, 6, torch.Generator().manual_seed(1), jitter="picture") - uniform_depths(
+        near, far, 6
+    )
+    torch.testing.assert_close(offset, offset[:, :1, :1].expand_as(offset))
+    assert offset.abs().max() <= 0.1 + 1e-6 and offset.min() < -0.095 and offset.max() > 0.095
+    depths = torch.linspace(0, 1, 8).expand(300, 4, 8)
+    even = torch.ones(300, 4, 8)
+    moved = importance_depths(depths, even, 5, torch.Generator().manual_seed(1), jitter="picture")
+    move = moved - importance_depths(depths, even, 5)
+    # Uniform weights: quantile steps of 1/4 over bins that span 6/7; ends stay within.
+    assert move[:, :, 1:4].abs().max() <= 6 / 7 / 8 + 1e-5
+    torch.testing.assert_close(move[:, :, 1:4], move[:, :1, 1:2].expand(300, 4, 3), atol=1e-5, rtol=0)
+    assert (moved.diff(dim=-1) >= 0).all()
+
+
 def test_all_weight_in_one_bin() -> None:
     """Depths 0..4 make bins 0.5, 1.5, 2.5, 3.5; the middle sample owns the bin from 1.5 to 2.5.
 

@@ -109,9 +109,9 @@ def march(field: Field, rays: Rays, sampling: SamplingConfig, generator: torch.G
 
 
 def _spans(rays: Rays, sampling: SamplingConfig) -> list[slice]:
-    """Rays that are marched together."""
+    """Rays that are marched together; all, where one random number moves all samples of a picture."""
     batch, count = rays.axis_share.shape
-    step = count if torch.is_grad_enabled() else max(1, sampling.chunk // batch)
+    step = count if torch.is_grad_enabled() or sampling.jitter == "picture" else max(1, sampling.chunk // batch)
     return [slice(start, start + step) for start in range(0, count, step)]
 
 

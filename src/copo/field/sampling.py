@@ -19,6 +19,9 @@ PDF_FLOOR = 1e-5
 """Added to the coarse weights twice, and the smallest probability that is divided by (published program)."""
 
 
+Jitter = bool | Literal["picture"]
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """Where rays are sampled and how they end.
@@ -31,7 +34,9 @@ class SamplingConfig:
         fine: Importance samples of each ray; 0 for none (paper: 48; 96 for its videos).
         cutoff: Samples that less than this share of the light reaches may be left out; 0 for none (paper). The fused
             kernels make use of it, the plain renderer does not need to.
-        jitter: Random sample positions (training); without, the same camera always gives the same picture.
+        jitter: Random sample positions (training); without, the same camera always gives the same picture. True moves
+            every sample for itself (published program); "picture" moves all samples of a picture alike, so that no
+            grain comes of it (ours).
         opaque_end: Whether the last sample is as thick as a wall, so that every ray ends in matter (paper). Without,
             light passes and a background can show.
         outside: What lies outside the planes' cube: the "border" values of the planes (paper) or "nothing".
@@ -44,7 +49,7 @@ class SamplingConfig:
     coarse: int = 48
     fine: int = 48
     cutoff: float = 0.0
-    jitter: bool = False
+    jitter: Jitter = False
     opaque_end: bool = True
     outside: Literal["border", "nothing"] = "border"
     chunk: int = 1024
@@ -71,30 +76,30 @@ class SamplingConfig:
 
 
 def uniform_depths(near: Tensor, far: Tensor, count: int, generator: torch.Generator | None = None,
-                   jitter: bool = False) -> Tensor:  # fmt: skip
+                   jitter: Jitter = False) -> Tensor:  # fmt: skip
     """Equally spaced depths, both ends included.
 
     Args:
-        near: (...) first depth in metres.
-        far: (...) last depth in metres.
+        near: (B, ...) first depth in metres.
+        far: (B, ...) last depth in metres.
         count: Number of depths, S >= 2.
         generator: Source of the jitter.
-        jitter: Move every depth by a uniform random number within half a step to either side (published program,
-            training).
+        jitter: Move depths by a uniform random number within half a step to either side: each by its own (published
+            program, training), or with "picture" all of an entry of the batch by the same.
 
     Returns:
-        (..., S) metres, increasing.
+        (B, ..., S) metres, increasing.
     """
     steps = torch.linspace(0, 1, count, dtype=near.dtype, device=near.device)
     depths = near[..., None] + (far - near)[..., None] * steps
     if jitter:
         step = (far - near)[..., None] / (count - 1)
-        depths = depths + (_uniform(depths.shape, depths, generator) - 0.5) * step
+        depths = depths + (_uniform(_drawn(depths.shape, jitter), depths, generator) - 0.5) * step
     return depths
 
 
 def importance_depths(depths: Tensor, weights: Tensor, count: int, generator: torch.Generator | None = None,
-                      jitter: bool = False) -> Tensor:  # fmt: skip
+                      jitter: Jitter = False) -> Tensor:  # fmt: skip
     """Depths distributed as the coarse weights, by inverse transform of their piecewise constant density.
 
     The bins lie between the midpoints of the coarse depths, so the first and the last weight are not used. No gradient
@@ -105,7 +110,8 @@ def importance_depths(depths: Tensor, weights: Tensor, count: int, generator: to
         weights: (..., S) their compositing weights.
         count: Number of new depths F.
         generator: Source of random quantiles.
-        jitter: Random quantiles instead of linspace(0, 1, F).
+        jitter: Random quantiles instead of linspace(0, 1, F); with "picture" those of linspace, moved alike in an entry
+            of the batch.
 
     Returns:
         (..., F) metres, increasing.
@@ -115,10 +121,13 @@ def importance_depths(depths: Tensor, weights: Tensor, count: int, generator: to
     mass = weights[..., 1:-1] + 2 * PDF_FLOOR
     cdf = torch.cumsum(mass / mass.sum(-1, keepdim=True), dim=-1)
     cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], dim=-1).contiguous()
-    if jitter:
-        quantiles = _uniform((*cdf.shape[:-1], count), cdf, generator).sort(-1).values
+    shape = (*cdf.shape[:-1], count)
+    if jitter == "picture":
+        quantiles = moved_quantiles(count, _uniform(_drawn(shape, jitter), cdf, generator)).expand(shape)
+    elif jitter:
+        quantiles = _uniform(shape, cdf, generator).sort(-1).values
     else:
-        quantiles = torch.linspace(0, 1, count, dtype=cdf.dtype, device=cdf.device).expand(*cdf.shape[:-1], count)
+        quantiles = torch.linspace(0, 1, count, dtype=cdf.dtype, device=cdf.device).expand(shape)
     above = torch.searchsorted(cdf, quantiles.contiguous())
     below = (above - 1).clamp_min(0)
     above = above.clamp_max(cdf.shape[-1] - 1)
@@ -126,6 +135,17 @@ def importance_depths(depths: Tensor, weights: Tensor, count: int, generator: to
     share = cdf.gather(-1, above) - cdf_low
     share = torch.where(share < PDF_FLOOR, torch.ones_like(share), share)
     return bin_low + (quantiles - cdf_low) / share * (bins.gather(-1, above) - bin_low)
+
+
+def moved_quantiles(count: int, random: Tensor) -> Tensor:
+    """(..., 1) uniform numbers -> (..., count) linspace(0, 1, count), moved by up to half a step, within [0, 1]."""
+    steps = torch.linspace(0, 1, count, dtype=random.dtype, device=random.device)
+    return (steps + (random - 0.5) / max(count - 1, 1)).clamp(0, 1)
+
+
+def _drawn(shape: tuple[int, ...], jitter: Jitter) -> tuple[int, ...]:
+    """How many random numbers move depths of a shape."""
+    return (shape[0], *(1 for _ in shape[1:])) if jitter == "picture" else tuple(shape)
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

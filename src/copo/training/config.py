@@ -325,6 +325,9 @@ class TrainingConfig:
     """compile: torch.compile of each network. graphs: whole steps as CUDA graphs where they can be captured."""
     light_frame: FaceFrame = "world"
     """Where light stands still: with the head, or before the camera (paper)."""
+    jitter: Literal["sample", "picture"] = "picture"
+    """Whether every sample of a ray is moved for itself (published program), or all of a picture alike (ours): the
+    grain of the former is painted into skin and hair, and is missing where portraits are looked at without it."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     condition: ConditionConfig = field(default_factory=ConditionConfig)
@@ -443,7 +446,7 @@ def training_preset(name: str) -> TrainingConfig:
     if name == "ffhq_512":
         stages = published_stages(5000, 20_000, second=False, batch=4)
         return TrainingConfig(
-            PRESETS[name], DISCRIMINATOR_PRESETS[name], stages, batch=4, light_frame="camera",
+            PRESETS[name], DISCRIMINATOR_PRESETS[name], stages, batch=4, light_frame="camera", jitter="sample",
             augment=AugmentConfig(enabled=False),
         )  # fmt: skip
     if name == "portrait_256":

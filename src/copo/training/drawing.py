@@ -15,6 +15,7 @@ from copo.field.guide import guide_for
 from copo.field.portrait_field import PortraitFrame, PortraitPlanes, add_background, sampling_of
 from copo.field.rays import camera_rays
 from copo.field.render import render_rays
+from copo.field.sampling import Jitter
 from copo.head.protocol import HeadModel
 from copo.networks.generator import Generator
 from copo.training.config import Precision
@@ -31,6 +32,7 @@ class Painter:
         compiled: Compile those networks (`torch.compile`); they share the generator's weights.
         backend: Who marches rays.
         head: The head model of a guided backbone.
+        jitter: How samples along rays are moved (`SamplingConfig.jitter`).
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class Painter:
         compiled: bool = False,
         backend: Backend = "auto",
         head: HeadModel | None = None,
+        jitter: Jitter = "picture",
     ) -> None:
         self.generator, self.dtype, self.backend = generator, TYPES[precision], backend
         self.guide = guide_for(generator.config, head)
-        self.sampling = replace(sampling_of(generator.config), jitter=True)
+        self.sampling = replace(sampling_of(generator.config), jitter=jitter)
         wrap: Callable[[Any], Any] = (
             (lambda network: torch.compile(network, dynamic=False)) if compiled else lambda network: network
         )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from copo.errors import CopoError
 from copo.factors import FactorSpec
+from copo.field.sampling import Jitter
 from copo.formats.checkpoint import Checkpoint, StoredNetwork, save_checkpoint
 from copo.head.protocol import HeadModel
 from copo.networks.vae import Vae
@@ -164,7 +165,8 @@ class Trainer:
         self.guide = teachers.guide
         self.sampler = FactorSampler(self.spec, ingredients.data.coefficients, ingredients.priors, config.draw)
         compiled = config.acceleration == "compile"
-        painter = Painter(self.networks.generator, config.precision, compiled, head=head)
+        jitter: Jitter = True if config.jitter == "sample" else "picture"
+        painter = Painter(self.networks.generator, config.precision, compiled, head=head, jitter=jitter)
         judge: Any = (
             torch.compile(self.networks.discriminator, dynamic=False) if compiled else self.networks.discriminator
         )

@@ -17,7 +17,7 @@ from copo.field.composite import OPAQUE_STEP, RayOutput
 from copo.field.fused import interpreted, kernels
 from copo.field.planes import BOX_MARGIN
 from copo.field.rays import Rays
-from copo.field.sampling import SamplingConfig, uniform_depths
+from copo.field.sampling import SamplingConfig, moved_quantiles, uniform_depths
 from copo.field.volume import COLORS
 from copo.networks.decoder import Decoder, DecoderWeights
 
@@ -237,14 +237,14 @@ def place(
         planes, planes if static is None else static, origins, directions, *packed[:4], random, density,
         count, s.coarse, *_layout(planes), _step(planes, static), scene.scale, scene.box, s.near, step, s.distance,
         bits, softness,
-        **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", JITTER=s.jitter, num_warps=WARPS,
+        **packed.sizes, RAYS=RAYS, BLEND=kind, CLIP=s.outside == "nothing", JITTER=bool(s.jitter), num_warps=WARPS,
     )  # fmt: skip
     width = max(32, triton.next_power_of_2(max(s.coarse, s.fine)))
     rays = max(1, 512 // width)
     kernels.place_samples[(triton.cdiv(batch * count, rays),)](
         density, origins, random, quantiles, depths,
         batch * count, s.coarse, s.fine, s.near, step, s.distance, scene.last_step,
-        RAYS=rays, NC=width, NF=width, JITTER=s.jitter, num_warps=4,
+        RAYS=rays, NC=width, NF=width, JITTER=bool(s.jitter), num_warps=4,
     )  # fmt: skip
     return depths
 
@@ -256,6 +256,10 @@ def jitter_numbers(
 
     The partial sums of n + 1 exponential numbers over their total are n sorted uniform ones, without sorting.
     """
+    if sampling.jitter == "picture":
+        moves = torch.rand(2, batch, 1, 1, device=device, generator=generator)
+        random = moves[0].expand(batch, count, sampling.coarse).contiguous()
+        return random, moved_quantiles(sampling.fine, moves[1]).expand(batch, count, sampling.fine).contiguous()
     random = torch.rand(batch, count, sampling.coarse, device=device, generator=generator)
     numbers = torch.empty(batch, count, sampling.fine + 1, device=device).exponential_(generator=generator)
     sums = numbers @ torch.ones(sampling.fine + 1, sampling.fine + 1, device=device).triu()  # cumsum is slower
