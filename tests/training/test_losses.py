@@ -140,6 +140,17 @@ def test_style_distance_compares_statistics_and_leaves_empty_masks_out() -> None
     assert losses.style_distance([a], [b], mask, 0 * mask).item() == 0
 
 
+def test_people_are_pushed_apart_up_to_the_margin() -> None:
+    """Distances 0.3, 0.4 and 0.5; the third person does not count, then does."""
+    x = torch.tensor([[0.0, 0.0], [0.3, 0.0], [0.0, 0.4]])
+    assert losses.spread(x, torch.tensor([1.0, 1.0, 0.0]), 0.5).item() == pytest.approx(0.04)
+    assert losses.spread(x, torch.ones(3), 0.5).item() == pytest.approx((0.04 + 0.01 + 0) / 3)
+    assert losses.spread(x, torch.ones(3), 0.2).item() == 0
+    same = torch.zeros(2, 2, requires_grad=True)
+    losses.spread(same, torch.ones(2), 0.5).backward()
+    assert torch.isfinite(same.grad).all()
+
+
 def test_descriptor_distance() -> None:
     a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
     assert losses.descriptor_distance(a, b).item() == pytest.approx(0.4)

@@ -77,6 +77,11 @@ class ImitationWeights:
     identity: float = 10.0
     """1 - cosine of recognition features of the picture, and of the picture with its face replaced by the render
     (paper)."""
+    spread: float = 0.0
+    """Squared hinge of the recogniser's distance between any two natural portraits (ours): coefficients alone make
+    people that a recogniser takes for one."""
+    spread_margin: float = 0.8
+    """Distance that is enough; photographs of different people lie 0.83 apart on average (dlib), 97% above 0.6."""
     skin: float = 1.0
     """Squared difference of the mean skin colours, each channel for itself (paper; its program summed the channels)."""
     eyes_mouth: float = 0.0
@@ -405,7 +410,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     """
     follow = ImitationWeights(
         colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=0.5, landmarks=0.05, dense_landmarks=1.0,
-        light=1.0, expression=6.0, pose=1.0, depth=50.0, labels=2.0, walls=2.0,
+        light=1.0, expression=6.0, pose=1.0, depth=50.0, labels=2.0, walls=2.0, spread=8.0,
     )  # fmt: skip
     sharp = replace(follow, colour=0.5)
     photo = ReconstructionWeights()

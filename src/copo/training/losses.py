@@ -110,6 +110,21 @@ def descriptor_distance(a: Tensor, b: Tensor, weight: Tensor | None = None) -> T
     return distance.mean() if weight is None else (distance * weight).sum() / weight.sum().clamp_min(1e-6)
 
 
+def spread(descriptors: Tensor, weight: Tensor, margin: float) -> Tensor:
+    """How much nearer than a margin different people are to each other: mean square over their pairs.
+
+    Args:
+        descriptors: (B, D) of B different people.
+        weight: (B,) 1 where one counts; a pair counts as the product.
+        margin: Euclidean distance from which on two are different enough.
+    """
+    first, second = torch.triu_indices(len(weight), len(weight), 1, device=weight.device)
+    x = descriptors.float()
+    distance = (x[first] - x[second]).square().sum(1).clamp_min(1e-8).sqrt()
+    pair = weight[first] * weight[second]
+    return ((margin - distance).clamp_min(0).square() * pair).sum() / pair.sum().clamp_min(1e-6)
+
+
 # --- the head -------------------------------------------------------------------------------------------------------
 
 

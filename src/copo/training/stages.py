@@ -111,8 +111,7 @@ class Reconstruction:
         made = scene.reconstructed
         with torch.no_grad():
             theirs = made.describe(scene.photographs.pictures.float())
-        frontal = (made.pose[:, 1] - FRONTAL_POSE[1]).abs() < math.radians(45)
-        return losses.descriptor_distance(made.descriptor, theirs, frontal.float() * scene.own_code[:, 0])
+        return losses.descriptor_distance(made.descriptor, theirs, _towards(made) * scene.own_code[:, 0])
 
     @staticmethod
     def _opacity(scene: Scene) -> Tensor:
@@ -204,7 +203,7 @@ class Imitation:
             ("pose", w.pose),
         ]
         out = [("reader", f"imitation.{name}") for name, weight in read if weight]
-        return [*out, ("recogniser", "imitation.identity")] if w.identity else out
+        return out + [("recogniser", f"imitation.{name}") for name in ("identity", "spread") if getattr(w, name)]
 
     def __call__(self, scene: Scene) -> Losses:
         """See `LossGroup`."""
@@ -218,6 +217,8 @@ class Imitation:
             [
                 ("im_colour", w.colour, lambda: self._colour(made)),
                 ("im_identity", w.identity, lambda: self._identity(made)),
+                ("im_spread", w.spread if len(scene.natural) > 1 else 0.0, lambda: losses.spread(
+                    scene.natural.descriptor, _towards(scene.natural), w.spread_margin)),
                 ("im_skin", w.skin, lambda: losses.skin_distance(
                     made.frame.raw, made.view.colour, is_class(made.view.labels, SKIN) * free)),
                 ("im_eyes_mouth", w.eyes_mouth, lambda: losses.colour_distance(
@@ -457,6 +458,11 @@ def _labels(photos: Photographs) -> Tensor:
     if photos.labels is None:
         raise CopoError("this stage compares with label maps, which the data set has not: prepare it with a parser")
     return photos.labels
+
+
+def _towards(made: Portraits) -> Tensor:
+    """(B,) 1 where a portrait is seen from less than 45 degrees of yaw: recognisers do not know profiles."""
+    return ((made.pose[:, 1] - FRONTAL_POSE[1]).abs() < math.radians(45)).float()
 
 
 def _seen_face(made: Portraits, photos: Photographs) -> Tensor:
