@@ -140,6 +140,22 @@ def test_style_distance_compares_statistics_and_leaves_empty_masks_out() -> None
     assert losses.style_distance([a], [b], mask, 0 * mask).item() == 0
 
 
+def test_obstruction_is_the_opacity_of_nine_centimetres() -> None:
+    density = torch.tensor([[[0.0, math.log(2) / 0.09], [1e6, 1e6]]])
+    mask = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+    assert losses.obstruction(density, mask).item() == pytest.approx(0.25)
+    assert losses.obstruction(density, torch.zeros_like(mask)).item() == 0
+
+
+def test_background_is_smooth_where_it_is_hidden() -> None:
+    """A ramp of slope 1 along x; the right half is hidden: 2 of 4 columns, so 1 of 3 steps is."""
+    ramp = torch.arange(4.0).expand(1, 1, 2, 4)
+    alpha = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 2, 4)
+    assert losses.hidden_roughness(ramp, alpha).item() == pytest.approx(1 / 3)
+    assert losses.hidden_roughness(ramp, torch.zeros(1, 2, 4)).item() == 0
+    assert losses.hidden_roughness(ramp.mT, alpha.mT).item() == pytest.approx(1 / 3)
+
+
 def test_people_are_pushed_apart_up_to_the_margin() -> None:
     """Distances 0.3, 0.4 and 0.5; the third person does not count, then does."""
     x = torch.tensor([[0.0, 0.0], [0.3, 0.0], [0.0, 0.4]])

@@ -106,6 +106,12 @@ class ImitationWeights:
     walls: float = 0.0
     """Mean share of a pixel that is matter of class background (ours): walls belong to the background branch, where no
     camera and no expression moves them."""
+    clearance: float = 0.0
+    """Opacity of the space from 3 to 12 cm before the face (ours): what the front does not give away floats there, a
+    faint second face in profiles."""
+    hidden: float = 0.0
+    """Squared differences of neighbouring pixels of the background branch that the person hides (ours): photographs
+    from the front say nothing of them, and ghosts of faces were left there that profiles laid open."""
 
 
 @dataclass(frozen=True)
@@ -410,12 +416,12 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     """
     follow = ImitationWeights(
         colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=0.5, landmarks=0.05, dense_landmarks=1.0,
-        light=1.0, expression=6.0, pose=1.0, depth=50.0, labels=2.0, walls=2.0, spread=8.0,
+        light=1.0, expression=6.0, pose=1.0, depth=50.0, labels=2.0, walls=6.0, clearance=20.0, hidden=10.0, spread=8.0,
     )  # fmt: skip
     sharp = replace(follow, colour=0.5)
     photo = ReconstructionWeights()
-    gentle = replace(photo, final=1.0, raw=1.0, perceptual=1.0, identity=4.0, depth=50.0)
-    classes = SemanticWeights(labels=0.5, opacity=1.0, smoothness=0.05)
+    gentle = replace(photo, final=1.0, raw=1.0, perceptual=1.0, identity=4.0, depth=50.0, opacity=3.0)
+    classes = SemanticWeights(labels=0.5, opacity=3.0, smoothness=0.05)
     # A discriminator that knows 2,000 photographs regresses poses to 25 degrees and a third of the latent: its advice
     # on both is mostly noise, and with the paper's weights its gradient was five times that of all other losses.
     gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.15, r1=2.0, pose=0.5, latent=0.1)

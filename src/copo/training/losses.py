@@ -182,6 +182,40 @@ def wall_share(classes: Tensor, alpha: Tensor) -> Tensor:
     return (classes[:, 0].float() - (1 - alpha.float())).clamp_min(0).mean()
 
 
+CLEARANCE = (0.03, 0.12)
+"""Metres before the face that hold nothing: glasses are nearer, the camera is beyond."""
+
+
+def obstruction(density: Tensor, mask: Tensor) -> Tensor:
+    """Mean opacity that the space before faces would have if it were as dense throughout as at these points.
+
+    Args:
+        density: (B, h, w) per metre, each at a random distance within `CLEARANCE` before the face.
+        mask: (B, 1, h, w) 1 where the face is seen.
+    """
+    opacity = 1 - torch.exp(-density.float() * (CLEARANCE[1] - CLEARANCE[0]))
+    seen = mask[:, 0].float()
+    return (opacity * seen).sum() / seen.sum().clamp_min(1)
+
+
+def hidden_roughness(background: Tensor, alpha: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring background pixels that a person hides: least where they continue what
+    is seen around them.
+
+    Args:
+        background: (B, F, h, w) features of the background branch.
+        alpha: (B, h, w) opacity of the volume in front of it; no gradient flows into it.
+    """
+    hidden, values = alpha.detach().float()[:, None], background.float()
+    total = values.new_zeros(())
+    for dim in (2, 3):
+        first, second = (slice(None, -1), slice(1, None))
+        at = [(slice(None),) * dim + (part,) for part in (first, second)]
+        step = values[at[1]] - values[at[0]]
+        total = total + (step.square() * torch.minimum(hidden[at[0]], hidden[at[1]])).mean()
+    return total
+
+
 # --- semantics ------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from copo.camera import Camera
 from copo.field.planes import sample_planes
 from copo.field.portrait_field import PortraitFrame, PortraitPlanes
+from copo.field.rays import camera_rays
 from copo.head.renderer import FlowRender
 from copo.networks.discriminator import DiscriminatorOutput, dual_picture
 from copo.training.conditioning import pose_of
@@ -221,3 +222,20 @@ class Scene:
         features = sample_planes(planes, torch.cat([points, points + steps], dim=1), box)
         first, second = generator.decoder.density(features)[..., 0].split(count, dim=1)
         return first, second
+
+    def clearance(self, made: Portraits, least: float, most: float) -> Tensor:
+        """(B, h, w) densities before the head's surface: one on the ray of each pixel, at a random distance from it.
+
+        Args:
+            made: Portraits of this scene.
+            least: Smallest distance towards the camera, metres.
+            most: Largest.
+        """
+        generator, depth = self.painter.generator, made.view.depth
+        side = depth.shape[-1]
+        rays = camera_rays(made.camera, side, generator.config.pixel_grid)
+        away = least + (most - least) * torch.rand_like(depth)
+        along = depth.flatten(1) / rays.axis_share - away.flatten(1)
+        points = rays.origins + along[..., None] * rays.directions
+        features = sample_planes(made.planes.planes, points, generator.config.box)
+        return generator.decoder.density(features)[..., 0].unflatten(1, (side, side))
