@@ -535,7 +535,8 @@ class Portrait:
             camera: One, or one for each portrait (or several for one portrait); `default_camera` if left out.
             size: Side of the pictures in pixels: the model's own, or the picture resized to it.
             psi: Truncation, see `planes`; not for planes.
-            blend: What is held still: none, background, hair, both, class names with commas, or a `Blend`.
+            blend: What is held still: none, background, hair, both, still (clothes and ears too), class names with
+                commas, or a `Blend`.
             reference: The frame that it is taken from; by default each portrait's own with a neutral expression.
             maps: Of `MAPS`, what to give beside the picture; "normals" costs most.
             rays: Rays per side instead of the model's own: fewer for a quick look. The picture gets smaller in the same
@@ -623,7 +624,7 @@ class Portrait:
         drive: Factors | Tensor | DrivingClip | str | os.PathLike[str] | None = None,
         camera: Camera | str | None = None,
         *,
-        blend: str | Blend = "both",
+        blend: str | Blend = "still",
         reference: Subject | Reference | None = None,
         psi: float = 1.0,
         size: int | None = None,

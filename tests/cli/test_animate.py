@@ -59,7 +59,7 @@ def test_a_talking_film(tmp_path: Path, model: str, capsys: pytest.CaptureFixtur
     mark = read_video_metadata(out)
     assert mark.source_type == "trainedAlgorithmicMedia"
     film = mark.metadata["film"]
-    assert (film["seed"], film["drive"], film["camera"], film["blend"]) == (41, "talk", "ellipse", "both")
+    assert (film["seed"], film["drive"], film["camera"], film["blend"]) == (41, "talk", "ellipse", "still")
     person = tiny().sample(seed=41)
     recipe = mark.metadata["recipe"]["factors"]
     np.testing.assert_array_equal(np.float32(recipe["shape"]), person.shape[0].numpy())

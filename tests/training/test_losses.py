@@ -147,6 +147,16 @@ def test_obstruction_is_the_opacity_of_nine_centimetres() -> None:
     assert losses.obstruction(density, torch.zeros_like(mask)).item() == 0
 
 
+def test_a_veil_counts_far_from_the_person_only() -> None:
+    """One person pixel in the corner of 5 x 5: 3 x 3 are near, 16 of 25 far, of which one has an opacity of 0.8."""
+    person, alpha = torch.zeros(1, 5, 5), torch.ones(1, 5, 5)
+    person[0, 0, 0] = 1
+    alpha[:, 3:] = alpha[:, :, 3:] = 0
+    alpha[0, 4, 4] = 0.8
+    assert losses.veil(alpha, person).item() == pytest.approx(0.8 / 16)
+    assert losses.veil(alpha, torch.ones(1, 5, 5)).item() == 0
+
+
 def test_background_is_smooth_where_it_is_hidden() -> None:
     """A ramp of slope 1 along x; the right half is hidden: 2 of 4 columns, so 1 of 3 steps is."""
     ramp = torch.arange(4.0).expand(1, 1, 2, 4)

@@ -26,7 +26,7 @@ IDENTITY_LIMIT = 3.0
 """Standard deviations to either side on identity sliders."""
 UNBOUNDED_LIMIT = 3.0
 """The same on expression sliders of heads whose coefficients have no range."""
-BLENDS = ("none", "background", "hair", "both")
+BLENDS = ("none", "background", "hair", "both", "still")
 
 Say = Callable[[str], None]
 

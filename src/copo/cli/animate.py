@@ -64,8 +64,9 @@ class Command:
     camera: Literal["fixed", "ellipse", "orbit", "sway", "drive"] = "fixed"
     """ellipse: the method's path (yaw +-23, pitch +-11 degrees); orbit: once around; sway: from side to side; drive: as
     the head in the driving file turns."""
-    blend: str = "both"
-    """What is held still: none, background, hair, both, or class names with commas."""
+    blend: str | None = None
+    """What is held still: none, background, hair, both (these two), still (clothes and ears too), or class names with
+    commas. Without it still, and with --published both."""
     edges: Literal["soft", "hard"] = "soft"
     """How what is held still meets what moves."""
     reference: str = "neutral"
@@ -144,7 +145,11 @@ class Command:
         self._blend()
 
     def _blend(self) -> Blend:
-        return Blend.published(self.blend) if self.published else Blend.of(self.blend, self.edges)
+        return Blend.published(self._held) if self.published else Blend.of(self._held, self.edges)
+
+    @property
+    def _held(self) -> str:
+        return self.blend or ("both" if self.published else "still")
 
     def _clip(self, person: Person) -> DrivingClip | None:
         """What drives, at its own rate, in the units of the model's head."""
@@ -256,7 +261,7 @@ class Command:
         for value in (drive, cameras.cam2world, cameras.intrinsics, person.factors.to_vector(), still):
             if value is not None:
                 digest.update(value.float().contiguous().numpy().tobytes())
-        asked: dict[str, Any] = {"psi": self._psi, "blend": self.blend, "edges": self.edges, "size": self.size}
+        asked: dict[str, Any] = {"psi": self._psi, "blend": self._held, "edges": self.edges, "size": self.size}
         asked |= {"reference": Path(self.reference).name, "rays": self.rays, "fast": self.fast}
         film = {
             "frames": len(cameras),

@@ -59,8 +59,8 @@ class Command:
     """Truncation. Figures are meant without (1)."""
     max_yaw: float = 180.0
     """Compare quality with photographs up to this yaw only (degrees), and draw cameras from these."""
-    blend: str = "both"
-    """What is held still where blending is measured: both, hair, background, or class names with commas."""
+    blend: str = "still"
+    """What is held still where blending is measured: still, both, hair, background, or class names with commas."""
     conditioning: Literal["auto", "frontal", "camera"] = "auto"
     """Pose that the planes are conditioned on; auto is what the model's notes say, else frontal."""
     head: str = "open"

@@ -52,7 +52,8 @@ class Command:
     seconds: float = 4.0
     """Of a film."""
     blend: str = "background"
-    """What is held still while the light moves: none, background, hair, both, or class names with commas."""
+    """What is held still while the light moves: none, background, hair, both, still, or class names with
+    commas."""
     film: Annotated[Film, tyro.conf.arg(name="")] = field(default_factory=Film)
     who: Annotated[Subject, tyro.conf.arg(name="")] = field(default_factory=Subject)
 

@@ -29,7 +29,7 @@ class Command:
     """A driving clip to have at hand: LiveLink Face .csv, .npz, .json, or a folder of the method's .mat."""
     psi: float = 1.0
     """Truncation: 1 is none."""
-    blend: Literal["none", "background", "hair", "both"] = "none"
+    blend: Literal["none", "background", "hair", "both", "still"] = "none"
     """What is held still while the face moves."""
     host: str = "127.0.0.1"
     """Address to listen on. The default is seen by this machine alone; there is no password."""

@@ -135,7 +135,7 @@ class Plan:
     maps: tuple[str, ...] = ()
     reference: Factors | None = None
     condition: Tensor | None = None
-    blend: str = "both"
+    blend: str = "still"
 
     def __len__(self) -> int:
         return len(self.factors)
@@ -167,7 +167,7 @@ Builder = Callable[[PortraitSource, Counts, "PortraitDataset | None", str], Plan
 
 
 def build_plan(
-    name: str, source: PortraitSource, counts: Counts, data: PortraitDataset | None = None, blend: str = "both"
+    name: str, source: PortraitSource, counts: Counts, data: PortraitDataset | None = None, blend: str = "still"
 ) -> Plan:
     """The picture set of a name.
 

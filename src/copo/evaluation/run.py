@@ -116,7 +116,7 @@ class Evaluation:
     folder: PictureFolder | None = None
     photographs: PortraitDataset | None = None
     head_model: HeadModel | None = None
-    blend: str = "both"
+    blend: str = "still"
     quality: int = 100
     max_yaw: float = 180.0
     strict: bool = True

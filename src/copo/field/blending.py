@@ -30,6 +30,9 @@ BLEND_MODES: dict[str, frozenset[int]] = {
     "both": frozenset({BACKGROUND, HAIR}),
 }
 """The paper's modes and the classes that each holds still."""
+_UNMOVED = ("hat", "cloth", "necklace", "ear_left", "ear_right", "earring")
+ALL_MODES = BLEND_MODES | {"still": BLEND_MODES["both"] | frozenset(map(PARSER_CLASSES.index, _UNMOVED))}
+"""The paper's, and "still" (ours): all that a face does not move. An open mouth moves the neck, so it is not in it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Blend:
     def of(
         cls, names: str | Iterable[str | int], mode: Literal["hard", "soft"] = "hard", softness: float = 0.5
     ) -> Self:
-        """From a mode's name ("none", "background", "hair", "both") or class names ("hair,cloth" or a list).
+        """From a mode's name ("none", "background", "hair", "both", "still") or class names ("hair,cloth" or a list).
 
         Raises:
             CopoError: A name is neither a mode nor a class (the nearest is suggested).
@@ -78,12 +81,12 @@ class Blend:
         for name in names:
             if isinstance(name, int):
                 classes.add(name)
-            elif name in BLEND_MODES and name not in PARSER_CLASSES:
-                classes |= BLEND_MODES[name]
+            elif name in ALL_MODES and name not in PARSER_CLASSES:
+                classes |= ALL_MODES[name]
             elif name in PARSER_CLASSES:
                 classes.add(PARSER_CLASSES.index(name))
             else:
-                raise unknown_name("blend class", name, [*BLEND_MODES, *PARSER_CLASSES])
+                raise unknown_name("blend class", name, [*ALL_MODES, *PARSER_CLASSES])
         return cls(frozenset(classes), mode, softness)
 
     @classmethod

@@ -96,6 +96,10 @@ class ImitationWeights:
     """Mean absolute difference of the light that the reader finds (paper)."""
     expression: float = 0.0
     """Mean absolute difference of the expression that the reader finds, in the head model's units (ours)."""
+    focus: tuple[str, ...] = ()
+    """Units that count more in it: small parts of the picture that would drown in the mean (ours)."""
+    focus_factor: float = 1.0
+    """How much more."""
     pose: float = 0.0
     """Mean absolute difference of pitch and yaw that the reader finds, radians (ours)."""
     depth: float = 0.0
@@ -123,6 +127,9 @@ class SemanticWeights:
     opacity: float = 0.0
     """Opacity of the volume against the parser's mask of the person (ours): else walls are built behind people, of any
     class, which frontal pictures do not give away."""
+    veil: float = 0.0
+    """Opacity far from the person (ours): the discriminator wants the background to go with the person, the branch
+    knows only the noise code, and a veil of matter before it did what the discriminator asked."""
     smoothness: float = 0.5
     """Difference between neighbouring densities (paper; its program compared the halves of the picture instead)."""
     distance: float = 0.004
@@ -415,13 +422,14 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
         scale: Factor on all lengths.
     """
     follow = ImitationWeights(
-        colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=0.5, landmarks=0.05, dense_landmarks=1.0,
-        light=1.0, expression=6.0, pose=1.0, depth=50.0, labels=2.0, walls=6.0, clearance=20.0, hidden=10.0, spread=8.0,
+        colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, landmarks=0.05, dense_landmarks=1.0,
+        light=1.0, expression=6.0, focus=("eyeBlinkLeft", "eyeBlinkRight"), focus_factor=6.0, pose=1.0, depth=50.0,
+        labels=2.0, walls=6.0, clearance=20.0, hidden=10.0, spread=8.0,
     )  # fmt: skip
     sharp = replace(follow, colour=0.5)
     photo = ReconstructionWeights()
     gentle = replace(photo, final=1.0, raw=1.0, perceptual=1.0, identity=4.0, depth=50.0, opacity=3.0)
-    classes = SemanticWeights(labels=0.5, opacity=3.0, smoothness=0.05)
+    classes = SemanticWeights(labels=0.5, opacity=3.0, veil=10.0, smoothness=0.05)
     # A discriminator that knows 2,000 photographs regresses poses to 25 degrees and a third of the latent: its advice
     # on both is mostly noise, and with the paper's weights its gradient was five times that of all other losses.
     gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.15, r1=2.0, pose=0.5, latent=0.1)

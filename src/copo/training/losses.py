@@ -172,6 +172,21 @@ def opacity_distance(alpha: Tensor, person: Tensor) -> Tensor:
     return (alpha.float() - person.float()).abs().mean()
 
 
+FAR = 2
+"""Pixels of the raw picture between a person and what counts as far from it."""
+
+
+def veil(alpha: Tensor, person: Tensor) -> Tensor:
+    """Mean opacity far from the person, where there is air and the background branch.
+
+    Args:
+        alpha: (B, h, w) opacity of the volume.
+        person: (B, h, w) 1 where the picture shows the person.
+    """
+    near = F.max_pool2d(person.float()[:, None], 2 * FAR + 1, stride=1, padding=FAR)[:, 0]
+    return (alpha.float() * (1 - near)).sum() / (1 - near).sum().clamp_min(1)
+
+
 def wall_share(classes: Tensor, alpha: Tensor) -> Tensor:
     """Mean share of the volume's own matter of class background.
 

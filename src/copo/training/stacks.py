@@ -39,7 +39,7 @@ USERS: dict[str, tuple[str, ...]] = {
         "reconstruction.identity", "imitation.identity", "imitation.spread", "contrastive.illumination_identity",
         "contrastive.expression_identity", "contrastive.pose_identity",
     ),
-    "parser": ("semantics.labels", "semantics.opacity"),
+    "parser": ("semantics.labels", "semantics.opacity", "semantics.veil"),
     "features": ("reconstruction.perceptual", "contrastive.expression_mouth", "adversarial.critic"),
 }  # fmt: skip
 """Which losses need which network."""

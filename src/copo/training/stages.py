@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from copo.constants import constant
 from copo.errors import CopoError
 from copo.field.portrait_field import FRONTAL_POSE
 from copo.networks.discriminator import DiscriminatorOutput
@@ -230,8 +231,7 @@ class Imitation:
                 ("im_dense_landmarks", w.dense_landmarks, lambda: _dense(made)),
                 ("im_light", w.light, lambda: (
                     _found(made.reading.illumination, "light") - light).abs().mean()),
-                ("im_expression", w.expression, lambda: (
-                    _found(made.reading.expression, "expression") - expression).abs().mean()),
+                ("im_expression", w.expression, lambda: self._expression(made, expression)),
                 ("im_pose", w.pose, lambda: (_found(made.reading.pose, "pose") - made.pose).abs().mean()),
                 ("im_depth", w.depth, lambda: losses.depth_distance(made.frame.depth, made.view.depth, free)),
                 ("im_labels", w.labels, lambda: losses.class_cross_entropy(
@@ -254,6 +254,14 @@ class Imitation:
         whole = (mask > 0.99).float()  # pixels that show the face and nothing else
         return losses.colour_distance(resize(made.frame.image, side), resize(made.view.colour, side), whole)
 
+    def _expression(self, made: Portraits, asked: Tensor) -> Tensor:
+        difference = (_found(made.reading.expression, "expression") - asked).abs()
+        names, focus = made.teachers.guide.head.spec.expression_names, self.weights.focus
+        if not focus or not names:
+            return difference.mean()
+        factors = [self.weights.focus_factor if name in focus else 1.0 for name in names]
+        return (difference * constant(tuple(factors), difference)).mean()
+
     @staticmethod
     def _identity(made: Portraits) -> Tensor:
         image, full = made.frame.image.float(), made.full_view
@@ -274,7 +282,7 @@ class Semantics:
     def needs(self) -> list[tuple[str, str]]:
         """See `LossGroup`."""
         w = self.weights
-        return [("parser", f"semantics.{n}") for n in ("labels", "opacity") if getattr(w, n)]
+        return [("parser", f"semantics.{n}") for n in ("labels", "opacity", "veil") if getattr(w, n)]
 
     def __call__(self, scene: Scene) -> Losses:
         """See `LossGroup`."""
@@ -289,6 +297,7 @@ class Semantics:
                     w.opacity,
                     lambda: losses.opacity_distance(made.frame.alpha, (made.parsed != 0).float()),
                 ),
+                ("sem_veil", w.veil, lambda: losses.veil(made.frame.alpha, made.parsed != 0)),
                 ("sem_smoothness", w.smoothness, lambda: losses.smoothness(*scene.densities(w.points, w.distance))),
             ]
         )
