@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "invert": "find the person of photographs in the model: a portrait file in place of a seed",
     "adapt": "teach the model a style with a few pictures, while its controls stay",
     "view": "look at portraits in the browser and change them live: orbit, sliders, photographs, clips, video",
+    "gallery": "one page that shows what a model does: people, each factor alone, shapes, a clip",
     "models": "list the optional networks of others, and fetch them on request",
     "train": "train the priors and the portrait generator, on one GPU or many",
     "evaluate": "measure a model: quality, control by factor, three dimensions, blending, privacy",
