@@ -144,6 +144,9 @@ class ContrastiveWeights:
 
     expression_flow: float = 100.0
     """One picture moved by the head's optical flow against the other (paper)."""
+    flow_margin: int = -1
+    """Pixels of the final picture around eyes and lips that the flow leaves out; negative leaves out nothing (paper).
+    Two mouths that differ are right, but two blurred ones are alike (ours)."""
     expression_background: float = 100.0
     """Difference of background, neck, cloth and hair (paper)."""
     expression_hair: float = 50.0
@@ -432,9 +435,9 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     classes = SemanticWeights(labels=0.5, opacity=3.0, veil=10.0, smoothness=0.05)
     # A discriminator that knows 2,000 photographs regresses poses to 25 degrees and a third of the latent: its advice
     # on both is mostly noise, and with the paper's weights its gradient was five times that of all other losses.
-    gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.15, r1=2.0, pose=0.5, latent=0.1)
+    gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.3, r1=2.0, pose=0.5, latent=0.1)
     pairs = ContrastiveWeights(
-        expression_flow=2.0, expression_background=5.0, expression_hair=2.0, expression_mouth=0.5,
+        expression_flow=1.0, flow_margin=4, expression_background=5.0, expression_hair=2.0, expression_mouth=0.1,
         illumination_background=2.0, illumination_hair=2.0, illumination_identity=1.0, illumination_landmarks=1.0,
         identity_background=2.0, expression_identity=1.0, pose_identity=1.0, factors_per_step=1,
     )  # fmt: skip

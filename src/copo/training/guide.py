@@ -28,6 +28,8 @@ FACE = (*class_numbers("skin"), *FEATURES)
 """What a head model knows of a portrait's colours and shape."""
 SKIN = class_numbers("skin", "nose")
 MOUTH = class_numbers("mouth_interior")
+OPENING = class_numbers("eye_left", "eye_right", "mouth_interior", "lip_upper", "lip_lower")
+"""What opens and closes: another surface comes to light there, which no flow carries."""
 COVER = class_numbers("hair", "hat", "glasses", "cloth")
 """What may lie before a face."""
 STILL = class_numbers("background", "neck", "necklace", "cloth", "hair", "hat")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from copo.constants import constant
@@ -28,7 +29,7 @@ from copo.training.config import (
     StageConfig,
     TrainingConfig,
 )
-from copo.training.guide import COVER, FEATURES, HAIR, MOUTH, SKIN, STILL, around_eyes, is_class, share_of
+from copo.training.guide import COVER, FEATURES, HAIR, MOUTH, OPENING, SKIN, STILL, around_eyes, is_class, share_of
 from copo.training.perception import Perception
 from copo.training.scene import Pair, Photographs, Portraits, Scene, resize
 
@@ -342,7 +343,11 @@ class Disentanglement:
 
         def flow() -> Tensor:
             moved = pair.flow()
-            return losses.flow_distance(a.frame.image, b.frame.image, moved.flow, moved.visible * a.full_view.face)
+            seen = moved.visible * a.full_view.face
+            if w.flow_margin >= 0:
+                opens = is_class(a.full_view.labels, OPENING)
+                seen = seen * (1 - F.max_pool2d(opens, 2 * w.flow_margin + 1, 1, w.flow_margin))
+            return losses.flow_distance(a.frame.image, b.frame.image, moved.flow, seen)
 
         def mouth() -> Tensor:
             inside = [is_class(p.view.labels, MOUTH) for p in (a, b)]
