@@ -46,15 +46,17 @@ def test_a_vector_is_the_network() -> None:
     before = {k: v.clone() for k, v in net.state_dict().items()}
     vector = WeightVector(net, lambda name, parameter: parameter.ndim > 1)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    assert len(vector.values) == 3 * 4 * 9 + 4 + 4 + 4 and len(vector.statistics) == 8 and len(vector.counters) == 1
-    assert {k: v.stop - v.start for k, v in vector.groups.items()} == {True: 108, False: 12}
+    # 108 weights and three times 4 numbers, two running statistics, one counter: each filled up to a multiple of 32
+    assert len(vector.values) == 128 + 3 * 32 and len(vector.statistics) == 2 * 32 and len(vector.counters) == 32
+    assert {k: v.stop - v.start for k, v in vector.groups.items()} == {True: 128, False: 96}
+    assert all(p.data_ptr() % 128 == vector.values.data_ptr() % 128 for p in net.parameters())
     # 2 x 9 places each add 1 to a bias's gradient; batch normalisation is not part of this sum
     gradient = vector.split(vector.gradients(net[0](torch.rand(2, 3, 5, 5)).sum()))
     assert gradient["0.weight"].shape == (4, 3, 3, 3)
     torch.testing.assert_close(gradient["0.bias"], torch.full((4,), 18.0))
     assert float(gradient["1.weight"].abs().sum()) == 0
     net(torch.rand(2, 3, 5, 5))  # changes the running statistics
-    assert vector.counters.item() == 1 and torch.equal(vector.statistics[:4], net.state_dict()["1.running_mean"])
+    assert vector.counters[0].item() == 1 and torch.equal(vector.statistics[:4], net.state_dict()["1.running_mean"])
     vector.values.zero_()
     assert all(float(p.detach().abs().sum()) == 0 for p in net.parameters())
 

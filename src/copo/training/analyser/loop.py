@@ -267,7 +267,7 @@ class Trainer:
             self.average.load_state_dict(_under(tensors, "average."))
             if "optimiser.step" in tensors:
                 moments = {key: _under(tensors, f"{key}.") for key in ("exp_avg", "exp_avg_sq")}
-                whole = {k: torch.cat([v[n].reshape(-1) for n in self.vector.names]) for k, v in moments.items()}
+                whole = {k: self.vector.join(v) for k, v in moments.items()}
                 for weights, part in zip(self.weights, self.vector.groups.values(), strict=True):
                     self.optimiser.state[weights] = {
                         "step": tensors["optimiser.step"].clone().to(self.device),

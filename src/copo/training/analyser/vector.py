@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+ALIGN = 32
+"""Each tensor begins at a multiple of so many elements: convolutions of a GPU read 16 bytes at once, and end a recorded
+step with "misaligned address" where a tensor begins elsewhere."""
 
 
 class WeightVector:
@@ -18,7 +23,7 @@ class WeightVector:
     Attributes:
         parameters: The network's, in the order of the vector.
         names: Their names.
-        values: (N,) all parameters.
+        values: (N,) all parameters, with zeros between them (`ALIGN`).
         statistics: (M,) all floating buffers that are saved.
         counters: (K,) all other buffers that are saved.
         groups: A slice of `values` for each group.
@@ -38,26 +43,41 @@ class WeightVector:
         self.groups: dict[Hashable, slice] = {}
         low = 0
         for key, pairs in members.items():
-            high = low + sum(p.numel() for _, p in pairs)
+            high = low + sum(_room(p) for _, p in pairs)
             self.groups[key] = slice(low, high)
             low = high
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector of the parameters' size as tensors of their shapes, by name; views."""
-        parts = vector.split([p.numel() for p in self.parameters])
-        return {n: v.view(p.shape) for n, v, p in zip(self.names, parts, self.parameters, strict=True)}
+        parts = vector.split([_room(p) for p in self.parameters])
+        return {n: v[: p.numel()].view(p.shape) for n, v, p in zip(self.names, parts, self.parameters, strict=True)}
+
+    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """What `split` gave as one vector again."""
+        return torch.cat([_flat(tensors[name]) for name in self.names])
 
     def gradients(self, loss: Tensor) -> Tensor:
         """(N,) the gradient of a scalar."""
         made = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        return torch.cat([g.reshape(-1) for g in made])
+        return torch.cat([_flat(g) for g in made])
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     """One contiguous vector; the tensors become views of it."""
     if not tensors:
         return torch.zeros(0)
-    vector = torch.cat([t.detach().reshape(-1) for t in tensors])
-    for tensor, part in zip(tensors, vector.split([t.numel() for t in tensors]), strict=True):
-        tensor.data = part.view(tensor.shape)
+    vector = torch.cat([_flat(t.detach()) for t in tensors])
+    for tensor, part in zip(tensors, vector.split([_room(t) for t in tensors]), strict=True):
+        tensor.data = part[: tensor.numel()].view(tensor.shape)
     return vector
+
+
+def _room(tensor: Tensor) -> int:
+    """Elements that a tensor takes in a vector."""
+    return -(-tensor.numel() // ALIGN) * ALIGN
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """One dimension, filled up with zeros to its room."""
+    flat, free = tensor.reshape(-1), _room(tensor) - tensor.numel()
+    return F.pad(flat, (0, free)) if free else flat
