@@ -16,6 +16,7 @@ from copo.cli.options import parse_device
 from copo.config import GeneratorConfig
 from copo.errors import CopoError
 from copo.evaluation.sources import frontal_camera
+from copo.formats.atomic import write_bytes
 from copo.formats.dataset import PortraitDataset
 from copo.networks.build import load
 from copo.portrait import Portrait as PortraitModel
@@ -26,6 +27,7 @@ from copo.training.curves import read_expressions
 from copo.training.data import TrainingSet
 from copo.training.distributed import Processes
 from copo.training.loop import OPTIONS_FILE, Ingredients, Trainer, needs_labels
+from copo.training.plots import curves_svg, read_curves
 from copo.training.prior import FACTORS, factor_rows, prior_config, save_prior, train_prior
 from copo.training.release import translate
 from copo.training.settings import with_settings
@@ -254,14 +256,37 @@ class Snapshot:
 
 
 @dataclass
+class Curves:
+    """Draw all statistics of a run over the photographs shown, as one SVG picture.
+
+    Example: copo train curves --run run --out curves.svg
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """Run folder."""
+    out: Path
+    """File to write."""
+
+    def run(self) -> None:
+        """Draw."""
+        if self.out.suffix.lower() != ".svg":
+            raise CopoError(f"--out {self.out}: curves are written as .svg")
+        title = f"{self.run_folder.resolve().name}: mean of each statistic between two lines of its record"
+        write_bytes(self.out, curves_svg(read_curves(self.run_folder), title).encode())
+        print(f"wrote {self.out}")
+
+
+@dataclass
 class Command:
-    """Train a portrait model, or the prior of one of its factors; pack a run to go on elsewhere, or write its model."""
+    """Train a portrait model, or the prior of one of its factors; pack a run to go on elsewhere, write its model, or
+    draw its curves."""
 
     what: Annotated[
         Annotated[Portrait, tyro.conf.subcommand("portrait")]
         | Annotated[Prior, tyro.conf.subcommand("prior")]
         | Annotated[Pack, tyro.conf.subcommand("pack")]
-        | Annotated[Snapshot, tyro.conf.subcommand("snapshot")],
+        | Annotated[Snapshot, tyro.conf.subcommand("snapshot")]
+        | Annotated[Curves, tyro.conf.subcommand("curves")],
         tyro.conf.arg(name=""),
     ]
 

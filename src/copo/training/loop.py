@@ -519,6 +519,7 @@ class Trainer:
         self._restore(saved, folder)
         if self.processes.main:
             drop_later(self.out, self.progress.kimg)
+            self._write_options()
         self.processes.wait()
         return True
 
@@ -550,16 +551,22 @@ class Trainer:
     def _begin(self) -> None:
         """The first files of a new run."""
         if self.processes.main:
-            options = {"config": self.config.to_dict(), "factors": self.spec.to_dict(),
-                       "data": str(self.ingredients.data.dataset.path), "processes": self.processes.world,
-                       "torch": torch.__version__}  # fmt: skip
-            text = json.dumps(options, indent=2) + "\n"
-            (self.out / OPTIONS_FILE).write_text(text, encoding="utf-8")
+            self._write_options()
             sheets.save_reals(self, self.out / "reals.png")
             sheets.save_fakes(self, self.out / "fakes_init.png")
             run = self.config.run
             save_state(self.out, self.state(), self.progress.images, run.shard_mb, run.keep)
         self.processes.wait()
+
+    def _write_options(self) -> None:
+        """What this run is; options that it had before a change are kept beside it."""
+        options = {"config": self.config.to_dict(), "factors": self.spec.to_dict(),
+                   "data": str(self.ingredients.data.dataset.path), "processes": self.processes.world,
+                   "torch": torch.__version__}  # fmt: skip
+        path, text = self.out / OPTIONS_FILE, json.dumps(options, indent=2) + "\n"
+        if self.progress.images and path.is_file() and path.read_text(encoding="utf-8") != text:
+            path.replace(path.with_stem(f"{path.stem}-until-{int(self.progress.kimg):06d}"))
+        path.write_text(text, encoding="utf-8")
 
     def _show(self) -> None:
         name = f"{int(self.progress.kimg):06d}"
