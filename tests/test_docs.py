@@ -152,7 +152,7 @@ def test_it_looks_at_something() -> None:
     assert sum(not link.startswith("http") for page in PAGES for link in page.links) >= 60
     assert sum(line.whole for line in LINES) >= 60
     assert all(len(options(name)) >= 2 for name in COMMANDS) and len(every_option()) > 150
-    assert subcommands("train") == ("portrait", "prior", "pack", "snapshot") and not subcommands("bench")
+    assert subcommands("train") == ("portrait", "prior", "pack", "snapshot", "curves") and not subcommands("bench")
     assert "--set-step" in options("train", "portrait") and "--factor" not in options("train", "portrait")
 
 

@@ -116,6 +116,11 @@ def test_stopping_and_going_on_gives_the_very_same_weights(tmp_path: Path) -> No
     for name, value in expected.items():
         assert torch.equal(value, found[name]), name
     assert whole.progress.images == second.progress.images == 40
+    now, before = (
+        json.loads((tmp_path / "parts" / name).read_text())["config"]["stages"]
+        for name in ("training_options.json", "training_options-until-000000.json")
+    )
+    assert len(now) == 3 and len(before) == 2
     assert "strength/strength" in expected and float(expected["strength/strength"]) > 0
 
 
