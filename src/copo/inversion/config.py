@@ -98,7 +98,7 @@ class InversionConfig:
     code: CodeStage = field(default_factory=CodeStage)
     latent: LatentStage = field(default_factory=LatentStage)
     tuning: TuningStage = field(default_factory=TuningStage)
-    seconds: float = 20.0
+    seconds: float = 16.0
     """Time for the three stages together; each ends early to keep its share."""
     shares: tuple[float, float, float] = (0.25, 0.35, 0.4)
     """Of the time, by stage."""
