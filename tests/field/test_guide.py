@@ -11,7 +11,7 @@ from copo.camera import Camera
 from copo.config import PRESETS, GeneratorConfig
 from copo.errors import CopoError
 from copo.factors import Factors
-from copo.field.guide import HeadGuide
+from copo.field.guide import LatentMaps
 from copo.field.portrait_field import PortraitField
 from copo.head.maps import CHANNELS
 from copo.head.open_head import OpenHead
@@ -57,14 +57,14 @@ def test_painter_and_field_draw_the_same_planes() -> None:
 
 def test_the_packaged_head_is_the_default() -> None:
     z = people()
-    torch.testing.assert_close(HeadGuide(CONFIG)(z), HeadGuide(CONFIG, HEAD)(z))
+    torch.testing.assert_close(LatentMaps(CONFIG)(z), LatentMaps(CONFIG, HEAD)(z))
 
 
 def test_errors_name_what_does_not_fit() -> None:
     with pytest.raises(CopoError, match="give the head"):
-        HeadGuide(replace(CONFIG, expression=5), HEAD)
+        LatentMaps(replace(CONFIG, expression=5), HEAD)
     with pytest.raises(CopoError, match="guide channels"):
-        HeadGuide(replace(CONFIG, guide_channels=3), HEAD)
+        LatentMaps(replace(CONFIG, guide_channels=3), HEAD)
     with pytest.raises(CopoError, match="guide_resolution"):
         replace(CONFIG, guide_resolution=12)
     ws = torch.zeros(1, CONFIG.ws_count, CONFIG.w_dim)

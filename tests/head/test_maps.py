@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from copo.head.classes import class_numbers
 from copo.head.maps import CHANNELS, DEPTH_UNIT, PARTS, head_maps
 from copo.head.open_head import OpenHead
 
@@ -27,7 +28,7 @@ def draw(head: OpenHead, **units: float) -> torch.Tensor:
 
 
 def part(maps: torch.Tensor, name: str) -> torch.Tensor:
-    index = next(i for i, names in enumerate(PARTS) if name in names)
+    index = next(i for i, classes in enumerate(PARTS) if class_numbers(name)[0] in classes)
     return maps[0, 8 + index]
 
 

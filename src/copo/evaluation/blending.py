@@ -11,12 +11,12 @@ from copo.evaluation.metric import Evidence, Metric, Noted, Result, Shown, Table
 from copo.evaluation.statistics import mean
 from copo.evaluation.store import CHUNK
 from copo.evaluation.views import strips
-from copo.head.protocol import PARSER_CLASSES
+from copo.head.classes import class_numbers
 
 RATIO_TARGET = 5.0
 MARGIN = 0.03
 """Width of the border around the face that does not count as outside, in sides of the picture."""
-HELD = tuple(PARSER_CLASSES.index(name) for name in ("background", "hair"))
+HELD = class_numbers("background", "hair")
 LEAST = 0.05 / 255
 """Changes below count as this: a twentieth of a grey level."""
 

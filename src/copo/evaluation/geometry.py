@@ -12,10 +12,11 @@ from torch import Tensor
 
 from copo.camera import Camera
 from copo.factors import Factors
+from copo.head.classes import is_class
 from copo.head.protocol import HeadModel
 from copo.head.renderer import RasterConfig, render_head
 from copo.head.shading import vertex_normals
-from copo.training.guide import COVER, FACE, SKIN, is_class
+from copo.training.guide import COVER, FACE, SKIN
 from copo.vision.fitting.landmark_model import IRISES
 from copo.vision.points import MEDIAPIPE_68
 

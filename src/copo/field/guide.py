@@ -18,7 +18,7 @@ from copo.head.protocol import HeadModel
 PARTS = ("shape", "albedo", "expression", "illumination")
 
 
-class HeadGuide:
+class LatentMaps:
     """Draws the maps of latents with a head model.
 
     Args:
@@ -67,6 +67,6 @@ def _open_head(device: torch.device) -> OpenHead:
     return OpenHead.load().to(device)
 
 
-def guide_for(config: GeneratorConfig, head: HeadModel | None = None) -> HeadGuide | None:
+def guide_for(config: GeneratorConfig, head: HeadModel | None = None) -> LatentMaps | None:
     """The guide of a generator, or None where it has none."""
-    return HeadGuide(config, head) if config.guide_channels else None
+    return LatentMaps(config, head) if config.guide_channels else None

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from copo.camera import Camera
-from copo.head.protocol import PARSER_CLASSES, HeadModel
+from copo.head.classes import class_numbers, is_class
+from copo.head.protocol import HeadModel
 from copo.head.renderer import RasterConfig, render_mesh
 from copo.head.shading import sh_shading, vertex_normals
 
 DISTANCE = 40.0
 """Metres from which the head is seen: over its depth the scale changes by half a percent."""
-PARTS: tuple[tuple[str, ...], ...] = (
-    ("skin", "ear_left", "ear_right", "neck"), ("brow_left", "brow_right"), ("eye_left", "eye_right"), ("nose",),
-    ("mouth_interior",), ("lip_upper",), ("lip_lower",), ("hair",),
+PARTS = (
+    class_numbers("skin", "ear_left", "ear_right", "neck"), class_numbers("brow_left", "brow_right"),
+    class_numbers("eye_left", "eye_right"), class_numbers("nose"), class_numbers("mouth_interior"),
+    class_numbers("lip_upper"), class_numbers("lip_lower"), class_numbers("hair"),
 )  # fmt: skip
 """Classes that share a channel."""
 CHANNELS = 8 + len(PARTS)
@@ -66,7 +68,7 @@ def head_maps(
     assert drawn.labels is not None
     mask = drawn.mask
     depth = (DISTANCE - drawn.depth) / DEPTH_UNIT
-    parts = [_is_one_of(drawn.labels, names) for names in PARTS]
+    parts = [is_class(drawn.labels, classes) for classes in PARTS]
     layers = torch.cat([torch.ones_like(mask), depth, drawn.attributes["normal"], drawn.colour, *parts], dim=1)
     return (layers * mask).flip(2)
 
@@ -80,10 +82,3 @@ def _front(batch: int, half_width: float, like: Tensor) -> Camera:
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = 0.5 * DISTANCE / half_width
     intrinsics[:, :2, 2] = 0.5
     return Camera(cam2world, intrinsics)
-
-
-def _is_one_of(labels: Tensor, names: tuple[str, ...]) -> Tensor:
-    out = torch.zeros_like(labels, dtype=torch.bool)
-    for name in names:
-        out = out | (labels == PARSER_CLASSES.index(name))
-    return out[:, None].float()

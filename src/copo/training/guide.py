@@ -9,16 +9,11 @@ from torch import Tensor
 
 from copo.camera import Camera
 from copo.factors import FACTOR_NAMES
-from copo.head.protocol import PARSER_CLASSES, HeadModel
+from copo.head.classes import class_numbers, is_class
+from copo.head.protocol import HeadModel
 from copo.head.renderer import FlowRender, RasterConfig, optical_flow, render_mesh
 from copo.head.shading import sh_shading, vertex_normals
 from copo.training.config import FaceFrame
-
-
-def class_numbers(*names: str) -> tuple[int, ...]:
-    """Indices of parser classes."""
-    return tuple(PARSER_CLASSES.index(name) for name in names)
-
 
 FEATURES = class_numbers(
     "brow_left", "brow_right", "eye_left", "eye_right", "nose", "mouth_interior", "lip_upper", "lip_lower"
@@ -35,19 +30,6 @@ COVER = class_numbers("hair", "hat", "glasses", "cloth")
 STILL = class_numbers("background", "neck", "necklace", "cloth", "hair", "hat")
 """What expression and light of the face do not move (paper: background, neck, cloth and hair)."""
 HAIR = class_numbers("hair")
-
-
-def is_class(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
-    """(B, h, w) labels -> (B, 1, h, w) 1 where the label is one of the classes."""
-    out = torch.zeros_like(labels, dtype=torch.bool)
-    for number in classes:
-        out = out | (labels == number)
-    return out[:, None].float()
-
-
-def share_of(probabilities: Tensor, classes: tuple[int, ...]) -> Tensor:
-    """(B, K, h, w) class probabilities -> (B, 1, h, w) of the classes together."""
-    return torch.stack([probabilities[:, number] for number in classes]).sum(0)[:, None]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from copo.constants import constant
 from copo.errors import CopoError
 from copo.field.portrait_field import FRONTAL_POSE
+from copo.head.classes import is_class, share_of
 from copo.networks.discriminator import DiscriminatorOutput
 from copo.training import losses
 from copo.training.config import (
@@ -29,7 +30,7 @@ from copo.training.config import (
     StageConfig,
     TrainingConfig,
 )
-from copo.training.guide import COVER, FEATURES, HAIR, MOUTH, OPENING, SKIN, STILL, around_eyes, is_class, share_of
+from copo.training.guide import COVER, FEATURES, HAIR, MOUTH, OPENING, SKIN, STILL, around_eyes
 from copo.training.perception import Perception
 from copo.training.scene import Pair, Photographs, Portraits, Scene, resize
 
