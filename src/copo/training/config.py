@@ -80,7 +80,7 @@ class ImitationWeights:
     spread: float = 0.0
     """Squared hinge of the recogniser's distance between any two natural portraits (ours): coefficients alone make
     people that a recogniser takes for one."""
-    spread_margin: float = 0.8
+    spread_margin: float = 0.85
     """Distance that is enough; photographs of different people lie 0.83 apart on average (dlib), 97% above 0.6."""
     skin: float = 1.0
     """Squared difference of the mean skin colours, each channel for itself (paper; its program summed the channels)."""
@@ -438,8 +438,8 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.3, r1=2.0, pose=0.5, latent=0.1)
     pairs = ContrastiveWeights(
         expression_flow=1.0, flow_margin=4, expression_background=5.0, expression_hair=2.0, expression_mouth=0.1,
-        illumination_background=2.0, illumination_hair=2.0, illumination_identity=1.0, illumination_landmarks=1.0,
-        identity_background=2.0, expression_identity=1.0, pose_identity=1.0, factors_per_step=1,
+        illumination_background=2.0, illumination_hair=2.0, illumination_identity=3.0, illumination_landmarks=1.0,
+        identity_background=2.0, expression_identity=3.0, pose_identity=2.0, factors_per_step=1,
     )  # fmt: skip
     return (
         StageConfig("reconstruction", 100 * scale, MixConfig(1.0, 0.0, 0.0), reconstruction=photo),
