@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from copo.errors import CopoError
 from copo.formats.atomic import write_bytes
@@ -22,6 +20,7 @@ from copo.inversion.styles import read_styles
 from copo.portrait import Portrait
 from copo.training.perception import Perception
 from copo.vision.efficientnet import ImageFeatures
+from copo.work.crew import shared
 
 
 @dataclass
@@ -75,11 +74,8 @@ class Command:
         Perception(features=features).to(str(model.device))
         styles = read_styles(self.images, model.size)
         began = time.perf_counter()
-        with Progress(
-            TextColumn("adapting"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
-        ) as bars:
-            task = bars.add_task("adapting", total=1.0)
-            done = Adapter(model, styles, features, config, lambda share: bars.update(task, completed=share)).run()
+        with shared("learning the style") as show:
+            done = Adapter(model, styles, features, config, show).run()
         seconds = time.perf_counter() - began
         done.model.save_pretrained(self.out)
         save_image(self.out / "comparison.png", comparison(model, done), Provenance())

@@ -7,14 +7,11 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from copo.animation.clip import DrivingClip, save_clip
@@ -38,6 +35,7 @@ from copo.head.open_head import OpenHead
 from copo.head.protocol import HeadModel
 from copo.portrait import PortraitPicture
 from copo.vision.analyser import Analyser
+from copo.work.crew import counted
 
 USUAL_RATE = 30.0
 """Most frames a second unless --fps says otherwise."""
@@ -124,7 +122,7 @@ class Command:
         frames = len(cameras)
         start = time.perf_counter()
         first = 0 if suffix else frames_done(self.out, film)
-        with _progress("frames", frames) as advance:
+        with counted("frames") as advance:
             advance(first, frames)
             shown = self._frames(person, drive, cameras, first, advance)
             made = self._write(shown, first, film, rate, clip, suffix) if first < frames else 0
@@ -162,7 +160,7 @@ class Command:
             clip = talk_clip(self.fps or USUAL_RATE)
         elif Path(self.drive).suffix.lower() in VIDEO_SUFFIXES:
             analyser = Analyser.load(self.analyser, device=person.model.device)
-            with _progress("frames looked at", 0) as advance:
+            with counted("frames looked at") as advance:
                 clip = follow_face(self.drive, analyser, self.drive_rate, self.seconds, advance)
             smooth = 1.0 if smooth is None else smooth
         else:
@@ -323,12 +321,3 @@ class Command:
 def _with_recipe(film: Provenance, picture: PortraitPicture) -> Provenance:
     """The film's mark with the recipe of one frame: of a file's first frame, of each PNG."""
     return Provenance(film.source_type, {**picture.provenance().metadata, **film.metadata})
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total or None)
-        yield lambda done, count: bar.update(task, completed=done, total=count)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from copo.inversion.service import PORTRAIT_NAME, Inverted, invert_photographs, report, save_inverted
 from copo.portrait import Portrait
+from copo.work.crew import shared
 
 
 @dataclass
@@ -51,16 +52,14 @@ class Command:
     def run(self) -> None:
         """Invert, write, tell."""
         model = Portrait.from_pretrained(self.model, device=self.device)
-        with Progress(
-            TextColumn("{task.description:10}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True),
-            transient=True,
-        ) as bars:  # fmt: skip
-            tasks: dict[str, TaskID] = {}
+        with contextlib.ExitStack() as bars:
+            shows: dict[str, Callable[[float], None]] = {}
 
             def show(stage: str, share: float) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=1.0)
-                bars.update(tasks[stage], completed=share)
+                if stage not in shows:
+                    bars.close()
+                    shows[stage] = bars.enter_context(shared(f"stage {stage}"))
+                shows[stage](share)
 
             done = invert_photographs(
                 model, self.photos, mode=self.mode, face=self.face, seconds=self.seconds, seed=self.seed,

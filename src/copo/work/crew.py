@@ -104,25 +104,53 @@ def torchrun_shard(environment: Mapping[str, str]) -> tuple[int, int] | None:
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left on a terminal; elsewhere a line now and then. Both on standard error."""
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on a terminal; elsewhere a line now and then. Both on standard error.
+
+    Yields:
+        To be told how much is done, of how much; 0 where that is not known.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
         return
     start = last = time.monotonic()
-    so_far = 0
+    first: int | None = None
 
-    def advance(count: int) -> None:
-        nonlocal so_far, last
-        so_far += count
+    def show(done: int, total: int) -> None:
+        nonlocal last, first
         now = time.monotonic()
+        first = done if first is None else first
         if now - last >= _QUIET_STEP:
             last = now
-            left = (total - so_far) * (now - start) / max(so_far, 1)
-            print(f"{so_far} of {total} {what}, about {left / 60:.0f} minutes left", file=sys.stderr, flush=True)
+            left = (total - done) * (now - start) / max(done - first, 1) / 60
+            told = f"{done} of {total} {what}, about {left:.0f} minutes left" if total else f"{done} {what}"
+            print(told, file=sys.stderr, flush=True)
 
-    yield advance
+    yield show
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """As `counted`, told how many more are done."""
+    so_far = 0
+    with counted(what) as show:
+        show(0, total)
+
+        def advance(count: int) -> None:
+            nonlocal so_far
+            so_far += count
+            show(so_far, total)
+
+        yield advance
+
+
+@contextmanager
+def shared(what: str) -> Iterator[Callable[[float], None]]:
+    """As `counted`, told which share is done, 0 to 1."""
+    with counted(f"percent of {what}") as show:
+        show(0, 100)
+        yield lambda share: show(int(100 * share), 100)
