@@ -36,6 +36,14 @@ class Teachers:
     perception: Perception
     dtype: torch.dtype = torch.float32
 
+    def describe(self, pictures: Tensor, landmarks: Tensor) -> Tensor:
+        """(B, 3, H, W) pictures, (B, 68, 2) landmarks as shares of the side -> (B, D) whom they show."""
+        recogniser = self.perception.recogniser
+        assert recogniser is not None
+        crops = recogniser.align(pictures, landmarks.float() * pictures.shape[-1], validate=False)
+        with self.looking(pictures):
+            return recogniser.describe(crops)
+
     def looking(self, pictures: Tensor) -> AbstractContextManager[object]:
         """The context in which perception runs."""
         kind = pictures.device.type
@@ -134,12 +142,7 @@ class Portraits:
 
     def describe(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) of these portraits -> (B, D), aligned by the head's landmarks."""
-        recogniser = self.teachers.perception.recogniser
-        assert recogniser is not None
-        points = self.view.landmarks.float() * pictures.shape[-1]
-        crops = recogniser.align(pictures, points, validate=False)
-        with self.teachers.looking(pictures):
-            return recogniser.describe(crops)
+        return self.teachers.describe(pictures, self.view.landmarks)
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,23 @@ class Photographs:
 
     pictures: Tensor
     labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Whom the driven portraits show: a photograph for each.
+
+    Attributes:
+        pictures: (B, 3, S, S) in [-1, 1].
+        coefficients: (B, n) normalised, of the photographs.
+        camera: (B) of the photographs.
+        own_code: (B, 1) 1 where the portrait has the person's own code, 0 where it has a random one.
+    """
+
+    pictures: Tensor
+    coefficients: Tensor
+    camera: Camera
+    own_code: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +207,7 @@ class Scene:
         driven: Portraits beyond the photographs; may be empty.
         imitated: `natural` and `driven` together.
         codes: (B, noise) codes of the reconstructed portraits before noise, or None.
+        sources: Photographs of the people in `driven`.
         own_code: (B, 1) 1 where a reconstruction used its photograph's code, 0 where the code was dropped.
         pairs: Contrastive pairs.
         painter: Draws more.
@@ -201,6 +222,7 @@ class Scene:
     driven: Portraits
     imitated: Portraits
     codes: Tensor | None
+    sources: Sources
     own_code: Tensor
     pairs: tuple[Pair, ...]
     painter: Painter

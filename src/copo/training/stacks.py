@@ -36,7 +36,8 @@ USERS: dict[str, tuple[str, ...]] = {
         "contrastive.illumination_landmarks",
     ),
     "recogniser": (
-        "reconstruction.identity", "imitation.identity", "imitation.spread", "contrastive.illumination_identity",
+        "reconstruction.identity", "reconstruction.driven_identity", "imitation.identity", "imitation.spread",
+        "contrastive.illumination_identity",
         "contrastive.expression_identity", "contrastive.pose_identity",
     ),
     "parser": ("semantics.labels", "semantics.opacity", "semantics.veil"),

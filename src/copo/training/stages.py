@@ -21,6 +21,7 @@ from copo.field.portrait_field import FRONTAL_POSE
 from copo.head.classes import is_class, share_of
 from copo.networks.discriminator import DiscriminatorOutput
 from copo.training import losses
+from copo.training.conditioning import pose_of
 from copo.training.config import (
     AdversarialWeights,
     ContrastiveWeights,
@@ -70,7 +71,7 @@ class Reconstruction:
     def needs(self) -> list[tuple[str, str]]:
         """See `LossGroup`."""
         w = self.weights
-        pairs = (("features", "perceptual"), ("recogniser", "identity"))
+        pairs = (("features", "perceptual"), ("recogniser", "identity"), ("recogniser", "driven_identity"))
         return [(network, f"reconstruction.{name}") for network, name in pairs if getattr(w, name)]
 
     def __call__(self, scene: Scene) -> Losses:
@@ -90,6 +91,7 @@ class Reconstruction:
                     made.frame.raw, resize(photos.pictures, side), face)),
                 ("rec_perceptual", w.perceptual, lambda: self._perceptual(scene, large)),
                 ("rec_identity", w.identity, lambda: self._identity(scene)),
+                ("rec_driven_identity", w.driven_identity if len(scene.driven) else 0.0, lambda: self._driven(scene)),
                 ("rec_depth", w.depth, lambda: losses.depth_distance(
                     made.frame.depth, made.view.depth, _seen_face(made, photos))),
                 ("rec_opacity", w.opacity, lambda: self._opacity(scene)),
@@ -114,7 +116,16 @@ class Reconstruction:
         made = scene.reconstructed
         with torch.no_grad():
             theirs = made.describe(scene.photographs.pictures.float())
-        return losses.descriptor_distance(made.descriptor, theirs, _towards(made) * scene.own_code[:, 0])
+        return losses.descriptor_distance(made.descriptor, theirs, _towards(made.pose) * scene.own_code[:, 0])
+
+    @staticmethod
+    def _driven(scene: Scene) -> Tensor:
+        made, source = scene.driven, scene.sources
+        with torch.no_grad():
+            view = made.teachers.guide.view(source.coefficients, source.camera, made.frame.raw.shape[-1])
+            theirs = made.teachers.describe(source.pictures.float(), view.landmarks)
+        weight = _towards(made.pose) * _towards(pose_of(source.camera)) * source.own_code[:, 0]
+        return losses.descriptor_distance(made.descriptor, theirs, weight)
 
     @staticmethod
     def _opacity(scene: Scene) -> Tensor:
@@ -221,7 +232,7 @@ class Imitation:
                 ("im_colour", w.colour, lambda: self._colour(made)),
                 ("im_identity", w.identity, lambda: self._identity(made)),
                 ("im_spread", w.spread if len(scene.natural) > 1 else 0.0, lambda: losses.spread(
-                    scene.natural.descriptor, _towards(scene.natural), w.spread_margin)),
+                    scene.natural.descriptor, _towards(scene.natural.pose), w.spread_margin)),
                 ("im_skin", w.skin, lambda: losses.skin_distance(
                     made.frame.raw, made.view.colour, is_class(made.view.labels, SKIN) * free)),
                 ("im_eyes_mouth", w.eyes_mouth, lambda: losses.colour_distance(
@@ -479,9 +490,9 @@ def _labels(photos: Photographs) -> Tensor:
     return photos.labels
 
 
-def _towards(made: Portraits) -> Tensor:
-    """(B,) 1 where a portrait is seen from less than 45 degrees of yaw: recognisers do not know profiles."""
-    return ((made.pose[:, 1] - FRONTAL_POSE[1]).abs() < math.radians(45)).float()
+def _towards(pose: Tensor) -> Tensor:
+    """(B, 2) pitch and yaw -> (B,) 1 for less than 45 degrees of yaw: recognisers do not know profiles."""
+    return ((pose[:, 1] - FRONTAL_POSE[1]).abs() < math.radians(45)).float()
 
 
 def _seen_face(made: Portraits, photos: Photographs) -> Tensor:

@@ -24,7 +24,7 @@ from copo.training.config import TrainingConfig
 from copo.training.data import Batch
 from copo.training.drawing import TYPES, Painter
 from copo.training.perception import FeatureMaps
-from copo.training.scene import Pair, Photographs, Portraits, Scene, Teachers, resize
+from copo.training.scene import Pair, Photographs, Portraits, Scene, Sources, Teachers, resize
 from copo.training.stages import Losses, Stage
 
 Tensors = dict[str, Tensor]
@@ -138,6 +138,7 @@ def draw_inputs(
         "spare_codes": torch.randn(counts.photographs, noise, generator=generator),
         "code": batch.code[photos],
         "driven_code": batch.code[base],
+        "base_coefficients": batch.coefficients[base],
         "view_cam2world": camera.cam2world,
         "view_intrinsics": camera.intrinsics,
         "condition": conditioning_pose(camera, config.condition, generator),
@@ -220,6 +221,13 @@ class GeneratorStep:
         first, second = count.photographs, count.photographs + count.natural
         pictures = inputs["pictures"].float() / 127.5 - 1
         photos = slice(0, first)
+        base = torch.arange(first, first + count.driven, device=pictures.device) % len(pictures)
+        sources = Sources(
+            pictures[base],
+            inputs["base_coefficients"],
+            Camera(inputs["cam2world"][base], inputs["intrinsics"][base]),
+            1 - inputs["driven_free"],
+        )
         photographs = Photographs(
             pictures=pictures[photos],
             labels=inputs["labels"][photos].long() if "labels" in inputs else None,
@@ -237,6 +245,7 @@ class GeneratorStep:
             driven=everyone.part(slice(second, None)),
             imitated=everyone.part(slice(first, None)),
             codes=codes,
+            sources=sources,
             own_code=1 - inputs["dropped"],
             pairs=self._pairs(everyone.part(slice(len(z) - count.pairs, None)), kinds, inputs) if count.pairs else (),
             painter=self.painter,
