@@ -13,11 +13,13 @@ from tests.training.samples import ball_head, open_head
 from copo.camera import Camera
 from copo.config import VaeConfig
 from copo.errors import CopoError
+from copo.head.shading import sh_shading
 from copo.networks.vae import Vae
 from copo.training.conditioning import (
     FactorSampler,
     conditioning_pose,
     driven_cameras,
+    lamps,
     pose_of,
     random_expressions,
     turn_cameras,
@@ -114,6 +116,15 @@ def test_driven_factors_keep_the_person() -> None:
     assert torch.equal(driven[:, parts["identity"]], base[:, parts["identity"]])
     assert not torch.equal(driven[:, parts["expression"]], base[:, parts["expression"]])
     assert torch.isfinite(driven).all()
+
+
+def test_lamps_come_from_the_front_and_from_either_side() -> None:
+    light = lamps(500, torch.Generator().manual_seed(0))
+    sides = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    right, left, front = sh_shading(sides.expand(500, 3, 3), light).unbind(1)
+    assert torch.allclose(right[:, 0], right[:, 2], atol=1e-5)  # white
+    assert 0.4 < float((right > left)[:, 0].float().mean()) < 0.6
+    assert (front > 0).all() and (front > torch.minimum(left, right)).all()
 
 
 def test_priors_replace_photographs_in_the_networks_units() -> None:

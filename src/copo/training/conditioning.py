@@ -16,7 +16,7 @@ from copo.camera import Camera, about_y, turn_cameras
 from copo.errors import CopoError
 from copo.factors import EXPRESSION_COMBINATIONS, FACTOR_NAMES, FactorSpec
 from copo.field.portrait_field import FRONTAL_POSE
-from copo.illumination import rotate_illumination
+from copo.illumination import direction_from_angles, directional_light, rotate_illumination
 from copo.networks.vae import Vae
 from copo.training.config import ConditionConfig, DrawConfig
 
@@ -125,6 +125,13 @@ def random_expressions(spec: FactorSpec, count: int, units: int, generator: torc
     return out
 
 
+def lamps(count: int, generator: torch.Generator) -> Tensor:
+    """(count, 27) one white lamp each, from the front and either side, with some light from everywhere."""
+    azimuth, elevation, strength, around = torch.rand(4, count, generator=generator)
+    direction = direction_from_angles((azimuth * 2 - 1) * math.pi / 2, math.radians(-15) + elevation * math.radians(75))
+    return directional_light(direction, intensity=0.8 + 0.5 * strength, ambient=0.25 + 0.35 * around)
+
+
 @dataclass
 class FactorSampler:
     """Random coefficients: from the priors where they are given, otherwise recombined from photographs.
@@ -199,6 +206,8 @@ class FactorSampler:
         out[:, parts["expression"]] = torch.where(pick, random, other)
         if self.spec.illumination == 27:
             light = rotate_illumination(light, about_y(angle))
+            lamp = torch.rand(count, 1, generator=generator) < self.config.lamps
+            light = torch.where(lamp, lamps(count, generator), light)
         out[:, parts["illumination"]] = light / self.spec.normaliser("illumination")
         return out
 

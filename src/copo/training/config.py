@@ -282,6 +282,8 @@ class DrawConfig:
     """Most random units at once, besides a named combination (ours)."""
     turn_light: float = math.radians(90)
     """Largest turn of a driven portrait's light about the vertical, radians (ours)."""
+    lamps: float = 0.3
+    """Share of driven portraits under one white lamp from any side instead (ours): studios have soft light."""
     max_yaw: float = math.radians(60)
     """Largest yaw of a driven portrait's camera from the front, radians (ours)."""
     max_pitch: float = math.radians(20)
