@@ -442,7 +442,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     classes = SemanticWeights(labels=0.5, opacity=3.0, veil=10.0, smoothness=0.05)
     # A discriminator that knows 2,000 photographs regresses poses to 25 degrees and a third of the latent: its advice
     # on both is mostly noise, and with the paper's weights its gradient was five times that of all other losses.
-    gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.3, r1=2.0, pose=0.5, latent=0.1)
+    gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.2, r1=2.0, pose=0.5, latent=0.1)
     pairs = ContrastiveWeights(
         expression_flow=1.0, flow_margin=4, expression_background=5.0, expression_hair=2.0, expression_mouth=0.1,
         illumination_background=2.0, illumination_hair=2.0, illumination_identity=3.0, illumination_landmarks=1.0,
