@@ -68,7 +68,7 @@ def test_uploads_are_checked_by_name_and_size() -> None:
     uploads.check("Photograph", "A.JPG", 1 << 20)
     for label, name, size, message in (
         ("Photograph", "a.exe", 10, "ends in .bmp"),
-        ("Driving clip", "a.jpg", 10, "ends in .csv"),
+        ("Driving clip", "a.jpg", 10, "ends in .avi, .csv"),
         ("Photograph", "a.jpg", (1 << 20) + 1, "up to 1 MiB"),
         ("Photograph", "a.jpg", 0, "0.0 MiB"),
     ):

@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from copo.animation.clip import DrivingClip
+from copo.animation.follow import follow_face
 from copo.animation.sources import read_clip
 from copo.app.page import Film, Uploads, camera_of_client, check_port, enlarged, guard_uploads, in_window
 from copo.app.panel import Panel, person_of
@@ -34,17 +36,20 @@ from copo.formats.factor_files import load_factors, save_factors
 from copo.formats.pictures import save_image
 from copo.formats.portrait_file import PortraitFile, is_portrait_file, load_portrait_file
 from copo.formats.provenance import Provenance
-from copo.formats.video import write_video
+from copo.formats.video import VIDEO_SUFFIXES, write_video
 from copo.inversion.service import invert_photographs
 from copo.networks.personal import personal
 from copo.portrait import Portrait
+from copo.vision.analyser import Analyser
 
 PHOTOGRAPH, OPEN, CLIP = "Photograph", "Open factors or portrait", "Driving clip"
 SUFFIXES = {
     PHOTOGRAPH: frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}),
     OPEN: frozenset({".json", ".npz", ".safetensors"}),
-    CLIP: frozenset({".csv", ".npz", ".json", ".safetensors"}),
+    CLIP: frozenset({".csv", ".npz", ".json", ".safetensors"}) | VIDEO_SUFFIXES,
 }
+VIDEO_SECONDS, VIDEO_RATE = 30.0, 15.0
+"""Of a driving video: how much of its beginning is looked at, and at how many frames a second."""
 LARGEST_PIXELS = 50_000_000
 """Of an uploaded photograph."""
 CLOSEST, FARTHEST = 0.5, 4.0
@@ -296,7 +301,7 @@ class Viewer:
         name, content = self._received(PHOTOGRAPH)
         check_picture(name, content)
         if not self._busy.acquire(blocking=False):
-            raise CopoError("a photograph is being worked on: wait until it is done")
+            raise CopoError("a photograph or a video is being worked on: wait until it is done")
         try:
             self.progress.visible = True
             with tempfile.TemporaryDirectory() as folder:
@@ -325,6 +330,9 @@ class Viewer:
         parts = ("analysis", "start", "code", "latents", "tuning")
         self.progress.value = 100 * (parts.index(stage) + min(share, 1.0)) / len(parts)
 
+    def _show_frames(self, done: int, total: int) -> None:
+        self.progress.value = 100 * done / max(total, 1)
+
     def _open(self, event: Any) -> None:
         name, content = self._received(OPEN)
         with tempfile.TemporaryDirectory() as folder:
@@ -342,10 +350,16 @@ class Viewer:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"clip{PurePath(name).suffix.lower()}"
             path.write_bytes(content)
+            if not self._busy.acquire(blocking=False):
+                raise CopoError("a photograph or a video is being worked on: wait until it is done")
             try:
-                self.studio.load(read_clip(path))
+                self.progress.visible = path.suffix in VIDEO_SUFFIXES
+                self.studio.load(open_clip(path, self.studio.base, self._show_frames))
             except CopoError as error:
                 raise CopoError(str(error).replace(str(path), name).replace(path.name, name)) from None
+            finally:
+                self.progress.visible = False
+                self._busy.release()
         self.play.disabled = False
         self.play.value = True
         self._play(True)
@@ -453,6 +467,25 @@ def fitted(factors: Factors, model: Portrait) -> Factors:
     return Factors(spec=spec, noise=noise, **parts)
 
 
+def open_clip(
+    path: Path, model: Portrait, progress: Callable[[int, int], None] = lambda done, total: None
+) -> DrivingClip:
+    """A driving clip from its file, or from the beginning of a video of a face, smoothed.
+
+    Args:
+        path: The file, or a folder of the method's .mat.
+        model: Whose device looks at videos.
+        progress: Told how many frames of how many were looked at.
+
+    Raises:
+        CopoError: The file cannot be used, or the video shows no face.
+    """
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        return read_clip(path)
+    analyser = Analyser.load(device=model.device)
+    return follow_face(path, analyser, VIDEO_RATE, VIDEO_SECONDS, progress).smoothed(1.0)
+
+
 def start_viewer(
     model: Portrait, config: ViewerConfig, seed: int = 0, person: Path | None = None, clip: Path | None = None,
     psi: float = 1.0, blend: str = "none",
@@ -477,5 +510,5 @@ def start_viewer(
     if person is not None:
         studio.take(*open_person(model, person))
     if clip is not None:
-        studio.load(read_clip(clip))
+        studio.load(open_clip(clip, model))
     return Viewer(studio, config)

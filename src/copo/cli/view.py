@@ -26,7 +26,8 @@ class Command:
     portrait: Path | None = None
     """A portrait file (copo invert) or a factor file, instead of a seed."""
     drive: Path | None = None
-    """A driving clip to have at hand: LiveLink Face .csv, .npz, .json, or a folder of the method's .mat."""
+    """A driving clip to have at hand: LiveLink Face .csv, .npz, .json, a folder of the method's .mat, or a
+    video of a face."""
     psi: float = 1.0
     """Truncation: 1 is none."""
     blend: Literal["none", "background", "hair", "both", "still"] = "none"
