@@ -10,6 +10,7 @@ import torch
 
 from copo.cli.main import main
 from copo.formats.pictures import load_image, read_metadata
+from copo.formats.provenance import Provenance
 from copo.generation.gallery import LAMPS, STRENGTHS, Gallery
 from copo.portrait import Portrait
 
@@ -27,6 +28,7 @@ def test_every_exhibit_is_drawn_marked_and_shown(
     written = [Path(path) for path in json.loads(capsys.readouterr().out)["written"]]
     assert all(path.is_file() for path in written)
     page, text = ((tmp_path / "g" / name).read_text() for name in ("index.html", "gallery.md"))
+    assert f'<meta name="digital_source_type" content="{Provenance().uri()}">' in page
     pictures = [path for path in written if path.suffix in (".jpg", ".webp")]
     assert len(pictures) == 7
     for path in pictures:

@@ -5,6 +5,7 @@ While something moves, pictures that would take long are drawn with fewer rays; 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -300,10 +301,7 @@ class Viewer:
     def _photograph(self, event: Any) -> None:
         name, content = self._received(PHOTOGRAPH)
         check_picture(name, content)
-        if not self._busy.acquire(blocking=False):
-            raise CopoError("a photograph or a video is being worked on: wait until it is done")
-        try:
-            self.progress.visible = True
+        with self._working():
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"photograph{PurePath(name).suffix.lower()}"
                 path.write_bytes(content)
@@ -322,6 +320,15 @@ class Viewer:
                 f"Mean difference {reached.difference:.1f} of 255, {done.seconds:.0f} s",
                 auto_close_seconds=12.0,
             )
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """One upload that takes long at a time, with the bar shown."""
+        if not self._busy.acquire(blocking=False):
+            raise CopoError("a photograph or a video is being worked on: wait until it is done")
+        try:
+            self.progress.visible = True
+            yield
         finally:
             self.progress.visible = False
             self._busy.release()
@@ -350,16 +357,11 @@ class Viewer:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"clip{PurePath(name).suffix.lower()}"
             path.write_bytes(content)
-            if not self._busy.acquire(blocking=False):
-                raise CopoError("a photograph or a video is being worked on: wait until it is done")
             try:
-                self.progress.visible = path.suffix in VIDEO_SUFFIXES
-                self.studio.load(open_clip(path, self.studio.base, self._show_frames))
+                with self._working() if path.suffix in VIDEO_SUFFIXES else contextlib.nullcontext():
+                    self.studio.load(open_clip(path, self.studio.base, self._show_frames))
             except CopoError as error:
                 raise CopoError(str(error).replace(str(path), name).replace(path.name, name)) from None
-            finally:
-                self.progress.visible = False
-                self._busy.release()
         self.play.disabled = False
         self.play.value = True
         self._play(True)

@@ -21,7 +21,7 @@ class Command:
 
     Example: copo gallery --out gallery
 
-    Writes pictures, gallery.md and index.html. docs/pictures/gallery of the project was made by it.
+    Writes pictures, gallery.md and index.html. docs/gallery of the project was made by it.
     """
 
     out: Path

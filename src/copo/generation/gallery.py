@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from copo.formats.atomic import write_bytes
 from copo.formats.pictures import Picture, contact_sheet, save_image
 from copo.formats.provenance import Provenance
 from copo.formats.video import write_video
+from copo.generation.page import marked_page
 from copo.head.renderer import render_mesh
 from copo.illumination import direction_from_angles, directional_light
 from copo.portrait import Portrait
@@ -122,10 +124,7 @@ class Gallery:
         person = self.model.sample(seed=self._seed(0))
         lit = self.model.spec.illumination == 27
         for azimuth in LAMPS if lit else ():
-            lamp = directional_light(
-                direction_from_angles(float(np.radians(azimuth)), float(np.radians(15))), intensity=1.2, ambient=0.4
-            )
-            tiles.append(self._draw(person.replace(illumination=lamp.reshape(1, -1)), side=144))
+            tiles.append(self._draw(_under_lamp(person, azimuth, 15.0, intensity=1.2, ambient=0.4), side=144))
             captions.append(f"lamp at {azimuth:g} degrees")
         for name in ("identity", "noise"):
             for number in range(len(LAMPS)):
@@ -208,8 +207,8 @@ class Gallery:
         asked: list[tuple[str, Factors, Camera]] = [("yaw 85", person, model.camera(yaw=85))]
         asked.append(("pitch 40", person, model.camera(pitch=40)))
         if model.spec.illumination == 27:
-            lamp = directional_light(direction_from_angles(float(np.radians(150)), 0.0), intensity=1.6, ambient=0.05)
-            asked.append(("lamp from behind", person.replace(illumination=lamp.reshape(1, -1)), model.camera()))
+            behind = _under_lamp(person, 150.0, 0.0, intensity=1.6, ambient=0.05)
+            asked.append(("lamp from behind", behind, model.camera()))
         if _knows(model, "jawOpen") and _knows(model, "browDownLeft") and _knows(model, "mouthLeft"):
             both = expression_vector(
                 model.spec, {"jawOpen": 1.0, "browDownLeft": 1.0, "mouthLeft": 1.0, "eyeBlinkRight": 1.0}
@@ -253,6 +252,12 @@ class Gallery:
         save_image(path, contact_sheet(tiles, columns, captions, gap), Provenance(metadata=self._told()), quality=85)
 
 
+def _under_lamp(person: Factors, azimuth: float, elevation: float, intensity: float, ambient: float) -> Factors:
+    """One portrait in the light of a lamp; angles in degrees."""
+    direction = direction_from_angles(math.radians(azimuth), math.radians(elevation))
+    return person.replace(illumination=directional_light(direction, intensity=intensity, ambient=ambient)[None])
+
+
 def _knows(model: Portrait, name: str) -> bool:
     try:
         expression_vector(model.spec, {name: 0.0})
@@ -278,17 +283,12 @@ def _markdown(name: str, exhibits: Sequence[Exhibit]) -> str:
 
 
 def _page(name: str, exhibits: Sequence[Exhibit]) -> str:
-    mark = Provenance()
-    title = html.escape(f"What {name} does")
     body = "".join(
         f'<h2>{html.escape(e.title)}</h2><img src="{html.escape(e.file)}" alt="{html.escape(e.title)}">'
         f"<p>{html.escape(e.caption)}</p>"
         for e in exhibits
     )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>body{{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;"
-        f"padding:0 1rem}}img{{max-width:100%}}</style><h1>{title}</h1>"
-        f"<p>{html.escape(mark.description)}.</p>{body}</html>\n"
-    )
+    return marked_page(f"What {name} does", _STYLE, body)
+
+
+_STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"

@@ -45,7 +45,6 @@ def write_page(folder: PictureFolder, items: Sequence[Item], settings: DrawSetti
     Raises:
         CopoError: It cannot be written.
     """
-    mark = Provenance()
     shown = [item for item in items if folder.picture(item).is_file()]
     rejected = [note for note in (_note(folder.rejection(item)) for item in items) if note is not None]
     lines = {**{k: v for k, v in facts.items() if isinstance(v, (str, int, float))}, "pictures": len(shown)}
@@ -57,15 +56,29 @@ def write_page(folder: PictureFolder, items: Sequence[Item], settings: DrawSetti
         rows = "".join(f"<tr><td>{_text(n['name'])}</td><td>{_text(n['distance'])}</td></tr>" for n in rejected)
         left_out = f"<h2>Left out: too near to a face of the training set</h2><table>{rows}</table>"
     title = f"{len(shown)} portraits"
-    page = (
+    body = (
+        f"<details><summary>How they were made</summary><table>{table}</table></details>"
+        f"{rest}<main>{figures}</main>{left_out}"
+    )
+    write_bytes(folder.out / PAGE, marked_page(title, _STYLE, body).encode())
+    return folder.out / PAGE
+
+
+def marked_page(title: str, style: str, body: str) -> str:
+    """A page of generated pictures that says so, to people and to programs.
+
+    Args:
+        title: Plain text.
+        style: CSS.
+        body: HTML below the heading.
+    """
+    mark = Provenance()
+    return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="{MARK}" content="{mark.uri()}"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1><p>{_text(mark.description)}.</p><details><summary>How they were made</summary>"
-        f"<table>{table}</table></details>{rest}<main>{figures}</main>{left_out}</html>\n"
+        f'<meta name="{MARK}" content="{mark.uri()}"><title>{_text(title)}</title><style>{style}</style>'
+        f"<h1>{_text(title)}</h1><p>{_text(mark.description)}.</p>{body}</html>\n"
     )
-    write_bytes(folder.out / PAGE, page.encode())
-    return folder.out / PAGE
 
 
 def _figure(folder: PictureFolder, item: Item, settings: DrawSettings) -> str:

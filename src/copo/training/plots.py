@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from copo.errors import CopoError
-from copo.training.stats import STATS_FILE
+from copo.training.stats import STATS_FILE, read_records
 
 GROUPS = ("Loss/", "Scores/", "Gradient/", "Progress/augment", "Timing/images_per_second")
 """Beginnings of the names that are drawn."""
@@ -26,18 +24,12 @@ def read_curves(run: Path) -> dict[str, Curve]:
     Raises:
         CopoError: The folder has no statistics.
     """
-    path = run / STATS_FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        records = read_records(run / STATS_FILE)
     except OSError as error:
         raise CopoError(f"run {run}: there is no {STATS_FILE} in it") from error
     curves: dict[str, Curve] = {}
-    for line in lines:
-        try:
-            record: Mapping[str, Any] = json.loads(line)
-            kimg = float(record["Progress/kimg"]["mean"])
-        except (ValueError, KeyError, TypeError):  # a line cut off when the run was killed
-            continue
+    for kimg, record in records:
         for name, value in record.items():
             if name.startswith(GROUPS) and isinstance(value, dict) and math.isfinite(value.get("mean", math.nan)):
                 curves.setdefault(name, []).append((kimg, float(value["mean"])))

@@ -102,11 +102,21 @@ def drop_later(folder: Path, kimg: float) -> None:
     path = folder / STATS_FILE
     if not path.is_file():
         return
-    kept = []
+    kept = [json.dumps(record) for shown, record in read_records(path) if shown <= kimg + 1e-6]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def read_records(path: Path) -> list[tuple[float, dict[str, Any]]]:
+    """(kimg, statistics by name) of each line of `STATS_FILE`; one that was cut off when a run was killed is left out.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["Progress/kimg"]["mean"] <= kimg + 1e-6:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):  # a line cut off when the run was killed
+            record: dict[str, Any] = json.loads(line)
+            records.append((float(record["Progress/kimg"]["mean"]), record))
+        except (ValueError, KeyError, TypeError):
             continue
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    return records
