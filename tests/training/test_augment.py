@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from copo.training.augment import AdaptiveStrength, augment
+from copo.camera import Camera
+from copo.training.augment import AdaptiveStrength, augment, mirrored
+from copo.training.conditioning import pose_of
 from copo.training.config import AugmentConfig
 
 
@@ -75,3 +77,14 @@ def test_switched_off_it_passes_pictures_on() -> None:
     assert strength(given) is given
     strength.adjust(torch.tensor(1.0))
     assert abs(float(strength.strength) - 0.8) < 1e-6
+
+
+def test_mirror_images_have_mirrored_poses() -> None:
+    """The camera that stood to one side of the face stands to the other; pitch stays."""
+    given = pictures()[:2]
+    position = torch.tensor([[0.3, 0.2, 0.9], [0.3, 0.2, 0.9]])
+    pose = pose_of(Camera.look_at(position, torch.zeros(3), 0.22))
+    seen, turned = mirrored(given, pose, torch.tensor([True, False]))
+    assert torch.equal(seen[0], given[0].flip(2)) and torch.equal(seen[1], given[1])
+    other = pose_of(Camera.look_at(position * torch.tensor([-1.0, 1.0, 1.0]), torch.zeros(3), 0.22))
+    torch.testing.assert_close(turned, torch.stack([other[0], pose[1]]))

@@ -1,8 +1,8 @@
 """Adaptive augmentation of what the discriminator sees (Karras et al. 2020a): shifts, scale, turns and colours.
 
 Every transform is drawn for each picture and switched on with the probability `strength`; below 0.8 the generator
-cannot learn it, because the discriminator still sees mostly unchanged pictures. Pictures are not mirrored: pose and
-expression have sides. Differentiable once, in the pictures.
+cannot learn it, because the discriminator still sees mostly unchanged pictures. Differentiable once, in the pictures.
+`mirrored` makes mirror images of photographs with their poses.
 """
 
 from __future__ import annotations
@@ -46,6 +46,22 @@ def augment(pictures: Tensor, strength: Tensor | float, rotation: float = math.r
     plain = (linear == torch.eye(3, device=linear.device)).all(dim=2).all(dim=1) & (shift == 0).all(dim=1)
     coloured = torch.where(plain[:, None, None, None, None], layers, coloured)
     return coloured.flatten(1, 2).to(pictures.dtype)
+
+
+def mirrored(pictures: Tensor, pose: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirror images of some pictures.
+
+    Args:
+        pictures: (B, C, H, W).
+        pose: (B, 2) pitch and yaw of their cameras, radians; frontal is (pi/2, pi/2).
+        flip: (B) booleans, which ones.
+
+    Returns:
+        Pictures and poses of the same shapes.
+    """
+    pitch, yaw = pose.unbind(1)
+    other = torch.stack([pitch, math.pi - yaw], dim=1)
+    return torch.where(flip[:, None, None, None], pictures.flip(3), pictures), torch.where(flip[:, None], other, pose)
 
 
 def _on(batch: int, strength: Tensor) -> Tensor:

@@ -238,10 +238,13 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Adaptive discriminator augmentation (Karras et al. 2020a), our own pipe; no mirror images, for pose counts."""
+    """Adaptive discriminator augmentation (Karras et al. 2020a), our own pipe."""
 
     enabled: bool = True
     """Whether there is any."""
+    mirror: bool = False
+    """Whether the discriminators see half of the photographs as mirror images, with mirrored poses (ours): twice as many
+    photographs. Nothing else is mirrored, for expressions and light have sides."""
     target: float = 0.6
     """Mean sign of the real scores that the strength aims at (ADA)."""
     speed_kimg: float = 200.0
@@ -482,6 +485,7 @@ def training_preset(name: str) -> TrainingConfig:
         return TrainingConfig(
             PRESETS[name], DISCRIMINATOR_PRESETS[name], portrait_stages(), batch=32, precision="bfloat16",
             acceleration="graphs", condition=ConditionConfig(pose="frontal", swap=0.0), adversarial_ramp_kimg=60.0,
+            augment=AugmentConfig(mirror=True),
         )  # fmt: skip
     if name == "tiny":
         return TrainingConfig(

@@ -18,7 +18,7 @@ from copo.networks.critic import FeatureCritic
 from copo.networks.discriminator import Discriminator, DiscriminatorOutput, dual_picture
 from copo.networks.generator import Generator
 from copo.training import losses
-from copo.training.augment import AdaptiveStrength
+from copo.training.augment import AdaptiveStrength, mirrored
 from copo.training.conditioning import FactorSampler, conditioning_pose, driven_cameras, pose_of
 from copo.training.config import TrainingConfig
 from copo.training.data import Batch
@@ -336,7 +336,10 @@ class DiscriminatorStep:
         pictures = inputs["pictures"][:count].float() / 127.5 - 1
         raw = resize(pictures, self.config.generator.raw_resolution)
         real_pose = pose_of(Camera(inputs["cam2world"][:count], inputs["intrinsics"][:count]))
-        real = self.augment(dual_picture(raw, pictures))
+        shots = dual_picture(raw, pictures)
+        if self.config.augment.mirror:
+            shots, real_pose = mirrored(shots, real_pose, torch.rand(count, device=shots.device) < 0.5)
+        real = self.augment(shots)
         # One pass each: minibatch statistics must not mix photographs with portraits.
         said_real = self.judge(real, real_pose, dtype)
         shown = self.augment(made["dual"])
