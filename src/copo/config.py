@@ -321,6 +321,21 @@ class VaeConfig(_Config):
             raise CopoError(f"VaeConfig.scales: give 1 or {self.coefficients} positive numbers, not {len(self.scales)}")
 
 
+@dataclass(frozen=True)
+class NoisePriorConfig(_Config):
+    """Sizes of the prior of noise codes (`copo.networks.noise_prior`)."""
+
+    noise: int
+    """Length of the noise code."""
+    identity: int
+    """Number of coefficients of shape and albedo."""
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "identity"):
+            if getattr(self, name) < 1:
+                raise CopoError(f"NoisePriorConfig.{name} = {getattr(self, name)}: it must be at least 1")
+
+
 PRESETS: dict[str, GeneratorConfig] = {
     "ffhq_512": GeneratorConfig(),
     "portrait_256": GeneratorConfig(

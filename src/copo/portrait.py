@@ -54,6 +54,7 @@ from copo.illumination import direction_from_angles, directional_light, normalis
 from copo.networks.build import load
 from copo.networks.generator import Generator
 from copo.networks.layers import NoiseMode
+from copo.networks.noise_prior import NoisePrior
 from copo.networks.personal import personal
 from copo.networks.vae import Vae
 
@@ -177,6 +178,7 @@ class Portrait:
         spec: The factors that it reads: those of its head, with its own length of the noise code.
         priors: Learned priors by factor (`PRIOR_NAMES`), on the CPU, where they give the same numbers everywhere. A
             factor without one is drawn by a simple rule (docs/python.md).
+        noise_prior: Which noise codes go with whom, on the CPU; any with anybody where there is none.
         default_camera: The camera of a frontal portrait, framed as in training.
         notes: Free text about the origin.
         name: What to call it in files: a hub id, the folder's name, or "portrait" for the packaged one.
@@ -189,9 +191,18 @@ class Portrait:
     default_camera: Camera = field(default_factory=Camera.from_degrees)
     notes: Mapping[str, str] = field(default_factory=dict)
     name: str = "unnamed"
+    noise_prior: NoisePrior | None = None
 
     def __post_init__(self) -> None:
         check_spec(self.generator, self.spec, self.name)
+        if self.noise_prior is not None:
+            theirs = self.noise_prior.config
+            if (theirs.noise, theirs.identity) != (self.spec.noise, self.spec.identity):
+                raise CopoError(
+                    f"model {self.name}: its prior of noise codes has {theirs.noise} numbers for {theirs.identity} "
+                    f"coefficients, its generator reads {self.spec.noise} and {self.spec.identity}"
+                )
+            self.noise_prior.cpu().eval().requires_grad_(False)
         sizes = {name: getattr(self.spec, name) for name in PRIOR_NAMES}
         for name, prior in self.priors.items():
             if name not in sizes:
@@ -247,10 +258,12 @@ class Portrait:
         priors = {
             n.removeprefix("prior_"): cast(Vae, load(s.config, s.state, f"model {name}, {n}"))
             for n, s in checkpoint.networks.items()
-            if n.startswith("prior_")
+            if n.removeprefix("prior_") in PRIOR_NAMES
         }
+        noise = checkpoint.networks.get("prior_noise")
+        noise_prior = None if noise is None else cast(NoisePrior, load(noise.config, noise.state, f"model {name}"))
         camera = _noted_camera(checkpoint.notes, folder) or Camera.from_degrees(fov=math.degrees(generator.config.fov))
-        return cls(generator, spec, head, priors, camera, checkpoint.notes, name).to(device)
+        return cls(generator, spec, head, priors, camera, checkpoint.notes, name, noise_prior).to(device)
 
     @classmethod
     def random(
@@ -294,6 +307,8 @@ class Portrait:
         networks = {"generator": StoredNetwork(self.generator.config, self.generator.state_dict())}
         for name, prior in self.priors.items():
             networks[f"prior_{name}"] = StoredNetwork(prior.config, prior.state_dict())
+        if self.noise_prior is not None:
+            networks["prior_noise"] = StoredNetwork(self.noise_prior.config, self.noise_prior.state_dict())
         notes = {**self.notes, "camera": json.dumps(self.default_camera.to_eg3d()[0].tolist())}
         save_checkpoint(Checkpoint(networks, self.spec, notes), target, torch.float16 if half else None)
         write_bytes(target / "README.md", self._card().encode())
@@ -429,7 +444,8 @@ class Portrait:
         """Random people with expression, light, hair and background, one for each seed.
 
         Every factor has its own stream of random numbers: the same seed names the same light whoever it falls on. The
-        numbers do not depend on the device or on the other seeds.
+        noise code alone is drawn for the seed's identity where the model knows which hair, clothes and background go
+        with whom; it can be given to anybody. The numbers do not depend on the device or on the other seeds.
 
         Args:
             seeds: Non-negative seeds.
@@ -449,7 +465,7 @@ class Portrait:
         share = _shares(psi)
         out = Factors.neutral(self.spec, len(chosen))
         drawn = {name: self._draw(name, chosen, share[name]) for name in PRIOR_NAMES}
-        return out.replace(noise=seeded_normal("noise", chosen, self.spec.noise) * share["noise"], **drawn)
+        return out.replace(noise=self._noise_codes(chosen, drawn["identity"]) * share["noise"], **drawn)
 
     def sample_cameras(
         self, seeds: Sequence[int] | int, yaw_sigma: float = YAW_SIGMA, pitch_sigma: float = PITCH_SIGMA
@@ -756,6 +772,16 @@ class Portrait:
                 f"factors of head {theirs.head!r} with sizes {_sizes(theirs)}: model {self.name} reads {mine.head!r} "
                 f"with {_sizes(mine)}; sample them from this model"
             )
+
+    @torch.no_grad()
+    def _noise_codes(self, seeds: list[int], identity: Tensor) -> Tensor:
+        """(B, noise) codes for identities (B, n) in the head model's units."""
+        normal = seeded_normal("noise", seeds, self.spec.noise)
+        if self.noise_prior is None:
+            return normal
+        divisors = [torch.full((self.spec.sizes[n],), self.spec.normaliser(n)) for n in ("shape", "albedo")]
+        rows = zip(normal, identity / torch.cat(divisors), strict=True)
+        return torch.cat([self.noise_prior(one[None], who[None]) for one, who in rows])  # one by one, as priors
 
     def _draw(self, name: str, seeds: list[int], psi: float) -> Tensor:
         """(B, n) one factor in the head model's units."""

@@ -19,6 +19,7 @@ from copo.evaluation.sources import frontal_camera
 from copo.formats.atomic import write_bytes
 from copo.formats.dataset import PortraitDataset
 from copo.networks.build import load
+from copo.networks.noise_prior import noise_prior_of
 from copo.portrait import Portrait as PortraitModel
 from copo.portrait import with_noise
 from copo.training.checkpoints import latest_state, load_state, pack_state
@@ -26,7 +27,7 @@ from copo.training.config import Acceleration, Precision, TrainingConfig, traini
 from copo.training.curves import read_expressions
 from copo.training.data import TrainingSet
 from copo.training.distributed import Processes
-from copo.training.loop import OPTIONS_FILE, Ingredients, Trainer, needs_labels
+from copo.training.loop import NOISE_PRIOR, OPTIONS_FILE, Ingredients, Trainer, needs_labels
 from copo.training.plots import curves_svg, read_curves
 from copo.training.prior import FACTORS, factor_rows, prior_config, save_prior, train_prior
 from copo.training.release import translate
@@ -249,9 +250,12 @@ class Snapshot:
         if options.is_file():
             notes["conditioning"] = json.loads(options.read_text())["config"]["condition"]["pose"]
         camera = frontal_camera(None if self.data is None else PortraitDataset(self.data))
+        title = f"{NOISE_PRIOR}/"
+        noise = {k.removeprefix(title): v.float() for k, v in state.tensors.items() if k.startswith(title)}
         model = PortraitModel(
-            generator, with_noise(head.spec, config.noise), head, priors, camera, notes, self.out.name
-        )
+            generator, with_noise(head.spec, config.noise), head, priors, camera, notes, self.out.name,
+            noise_prior=noise_prior_of(noise) if noise else None,
+        )  # fmt: skip
         print(f"wrote {model.save_pretrained(self.out)}: {notes['training']}")
 
 

@@ -13,24 +13,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from copo.config import DiscriminatorConfig, GeneratorConfig, VaeConfig
+from copo.config import DiscriminatorConfig, GeneratorConfig, NoisePriorConfig, VaeConfig
 from copo.errors import CopoError, unknown_name
 from copo.factors import FactorSpec
 from copo.formats.atomic import atomic_write
 
 State = dict[str, Tensor]
-NetworkConfig = GeneratorConfig | DiscriminatorConfig | VaeConfig
+NetworkConfig = GeneratorConfig | DiscriminatorConfig | VaeConfig | NoisePriorConfig
 
 FORMAT = "copo-checkpoint"
 VERSION = 1
 CONFIG_NAME = "config.json"
 
-_KINDS: dict[str, type[GeneratorConfig] | type[DiscriminatorConfig] | type[VaeConfig]] = {
+_KINDS: dict[str, type[NetworkConfig]] = {
     "generator": GeneratorConfig,
     "discriminator": DiscriminatorConfig,
     "prior_identity": VaeConfig,
     "prior_expression": VaeConfig,
     "prior_illumination": VaeConfig,
+    "prior_noise": NoisePriorConfig,
 }
 NETWORK_NAMES: tuple[str, ...] = tuple(_KINDS)
 """The networks that a checkpoint may hold; the file of each is NAME.safetensors."""

@@ -7,11 +7,12 @@ from typing import TypeVar, overload
 
 from torch import Tensor, nn
 
-from copo.config import DiscriminatorConfig, GeneratorConfig, VaeConfig
+from copo.config import DiscriminatorConfig, GeneratorConfig, NoisePriorConfig, VaeConfig
 from copo.formats import official
 from copo.formats.checkpoint import check_state
 from copo.networks.discriminator import Discriminator
 from copo.networks.generator import Generator
+from copo.networks.noise_prior import NoisePrior
 from copo.networks.vae import Vae, VaeDiscriminator
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -34,9 +35,13 @@ def load(config: GeneratorConfig, state: Mapping[str, Tensor], title: str = ...)
 def load(config: DiscriminatorConfig, state: Mapping[str, Tensor], title: str = ...) -> Discriminator: ...
 @overload
 def load(config: VaeConfig, state: Mapping[str, Tensor], title: str = ...) -> Vae: ...
+@overload
+def load(config: NoisePriorConfig, state: Mapping[str, Tensor], title: str = ...) -> NoisePrior: ...
 def load(
-    config: GeneratorConfig | DiscriminatorConfig | VaeConfig, state: Mapping[str, Tensor], title: str = "weights"
-) -> Generator | Discriminator | Vae:
+    config: GeneratorConfig | DiscriminatorConfig | VaeConfig | NoisePriorConfig,
+    state: Mapping[str, Tensor],
+    title: str = "weights",
+) -> Generator | Discriminator | Vae | NoisePrior:
     """The network of a configuration with the given weights (a `StoredNetwork`'s two parts), in evaluation mode.
 
     Weights stored in half precision become float32.
@@ -44,11 +49,13 @@ def load(
     Raises:
         CopoError: Names the first entry that does not fit the configuration, with both shapes.
     """
-    network: Generator | Discriminator | Vae
+    network: Generator | Discriminator | Vae | NoisePrior
     if isinstance(config, GeneratorConfig):
         network = Generator(config)
     elif isinstance(config, DiscriminatorConfig):
         network = Discriminator(config)
+    elif isinstance(config, NoisePriorConfig):
+        network = NoisePrior(config)
     else:
         network = Vae(config)
     return fill(network, state, title)

@@ -17,6 +17,7 @@ from copo.errors import CopoError
 from copo.factors import EXPRESSION_COMBINATIONS, FACTOR_NAMES, FactorSpec
 from copo.field.portrait_field import FRONTAL_POSE
 from copo.illumination import direction_from_angles, directional_light, rotate_illumination
+from copo.networks.noise_prior import NoisePrior
 from copo.networks.vae import Vae
 from copo.training.config import ConditionConfig, DrawConfig
 
@@ -141,12 +142,14 @@ class FactorSampler:
         table: (N, n) normalised coefficients of photographs, without the noise code.
         priors: Coefficient priors by factor: identity, expression, illumination.
         config: Jitter and the driven part.
+        noise_prior: Which noise codes go with whom; any with anybody where there is none.
     """
 
     spec: FactorSpec
     table: Tensor
     priors: Mapping[str, Vae]
     config: DrawConfig
+    noise_prior: NoisePrior | None = None
 
     def __post_init__(self) -> None:
         sizes = {"identity": self.spec.identity, "expression": self.spec.expression,
@@ -170,6 +173,13 @@ class FactorSampler:
         """(count, n) as people and photographs have them; each factor from its own draw."""
         parts = [self.factor(name, count, generator) for name in ("identity", "expression", "illumination")]
         return torch.cat(parts, dim=1)
+
+    def fitting(self, normal: Tensor, coefficients: Tensor) -> Tensor:
+        """Standard normal numbers (B, noise) to codes of people whose coefficients (B, n) are given."""
+        if self.noise_prior is None:
+            return normal
+        codes: Tensor = self.noise_prior(normal, coefficients[:, self.slices["identity"]])
+        return codes
 
     @torch.no_grad()
     def factor(self, name: str, count: int, generator: torch.Generator) -> Tensor:

@@ -243,8 +243,8 @@ class AugmentConfig:
     enabled: bool = True
     """Whether there is any."""
     mirror: bool = False
-    """Whether the discriminators see half of the photographs as mirror images, with mirrored poses (ours): twice as many
-    photographs. Nothing else is mirrored, for expressions and light have sides."""
+    """Whether the discriminators see half of the photographs as mirror images, with mirrored poses (ours): twice as
+    many photographs. Nothing else is mirrored, for expressions and light have sides."""
     target: float = 0.6
     """Mean sign of the real scores that the strength aims at (ADA)."""
     speed_kimg: float = 200.0
@@ -304,6 +304,9 @@ class CodeConfig:
     dropout: float = 0.25
     """Share of reconstructions whose code is replaced by a random one; they are compared on the face alone, so the
     coefficients must explain it."""
+    by_identity: bool = False
+    """Whether people from the priors get codes as people of their identity have them (`copo.networks.noise_prior`):
+    else the generator is asked for any hair and clothes with any face, and the discriminators know better."""
     driven_random: float = 0.5
     """Share of driven portraits with a random code instead of a person's: people who were never photographed must
     follow the head too."""
@@ -485,11 +488,12 @@ def training_preset(name: str) -> TrainingConfig:
         return TrainingConfig(
             PRESETS[name], DISCRIMINATOR_PRESETS[name], portrait_stages(), batch=32, precision="bfloat16",
             acceleration="graphs", condition=ConditionConfig(pose="frontal", swap=0.0), adversarial_ramp_kimg=60.0,
-            augment=AugmentConfig(mirror=True),
+            augment=AugmentConfig(mirror=True), codes=CodeConfig(by_identity=True),
         )  # fmt: skip
     if name == "tiny":
         return TrainingConfig(
             PRESETS[name], DISCRIMINATOR_PRESETS[name], portrait_stages(1e-4), batch=4,
+            codes=CodeConfig(by_identity=True),
             run=RunConfig(tick_kimg=0.016, snapshot_ticks=4, cache_gb=0.1, workers=1),
         )  # fmt: skip
     raise unknown_name("training configuration", name, ["portrait_256", "ffhq_512", "tiny"])

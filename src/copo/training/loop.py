@@ -24,6 +24,7 @@ from copo.factors import FactorSpec
 from copo.field.sampling import Jitter
 from copo.formats.checkpoint import Checkpoint, StoredNetwork, save_checkpoint
 from copo.head.protocol import HeadModel
+from copo.networks.noise_prior import fit_noise_prior, noise_prior_of
 from copo.networks.vae import Vae
 from copo.training import sheets
 from copo.training.acceleration import RecordedStep
@@ -43,6 +44,8 @@ from copo.training.stats import Collector, RunLog, drop_later
 from copo.training.steps import DiscriminatorStep, GeneratorStep, Networks, draw_inputs
 
 OPTIONS_FILE = "training_options.json"
+NOISE_PRIOR = "noise_prior"
+"""Title of its tensors in a checkpoint."""
 CHECK_STEPS = 16
 """Steps between two looks at the clock and at the other processes."""
 Metrics = Callable[["Trainer"], Mapping[str, float]]
@@ -231,6 +234,8 @@ class Trainer:
             log.say(f"goes on after {self.progress.kimg:.3f} kimg")
         else:
             self._begin()
+        if self.sampler.noise_prior is None:
+            self._learn_noise()
         stream = self._stream()
         steps_before, worked, tick_start, tick_images = self.progress.step, 0.0, time.monotonic(), self.progress.images
         next_tick = self._next_tick()
@@ -264,6 +269,7 @@ class Trainer:
                         stream = self._stream()
                         saved = True
                     elif self.progress.ticks % self.config.run.snapshot_ticks == 0:
+                        self._learn_noise()
                         self.save()
                         saved = True
                     next_tick = self._next_tick()
@@ -283,6 +289,12 @@ class Trainer:
         how = "all stages are over" if finished else "stopped, the same command goes on"
         log.say(f"{how}: {outcome.kimg:.3f} kimg, {outcome.steps} steps in {seconds:.0f} s")
         return outcome
+
+    def _learn_noise(self) -> None:
+        """Which codes go with whom, as far as is known by now."""
+        codes = self.networks.codes
+        if codes is not None and self.config.codes.by_identity:
+            self.sampler.noise_prior = fit_noise_prior(codes.weight, self.ingredients.data.identities())
 
     def _stream(self) -> PhotographStream:
         c, p = self.config, self.processes
@@ -478,6 +490,9 @@ class Trainer:
         networks = {"generator": StoredNetwork(self.config.generator, self.average.state_dict())}
         for name, prior in self.ingredients.priors.items():
             networks[f"prior_{name}"] = StoredNetwork(prior.config, prior.state_dict())
+        noise = self.sampler.noise_prior
+        if noise is not None:
+            networks["prior_noise"] = StoredNetwork(noise.config, noise.state_dict())
         notes = {
             "training": f"{self.progress.kimg:.3f} kimg, {self.out.name}",
             "conditioning": self.config.condition.pose,
@@ -494,6 +509,8 @@ class Trainer:
                 # With a first decay of 0 the first moment is the last gradient, which nothing depends on.
                 kept = {key: v for key, v in moments.items() if key != "exp_avg"}
                 tensors |= {f"adam_{title}/{number}/{key}": torch.as_tensor(v) for key, v in kept.items()}
+        if self.sampler.noise_prior is not None:
+            tensors |= {f"{NOISE_PRIOR}/{name}": v for name, v in self.sampler.noise_prior.state_dict().items()}
         if self._signs:
             tensors["signs"] = torch.stack(self._signs)
         return TrainingState(tensors, vars(self.progress).copy(), self._identity())
@@ -532,6 +549,8 @@ class Trainer:
             self.networks.load_state_dict(groups["networks"])
             self.average.load_state_dict(groups["average"])
             self.strength.load_state_dict(groups["strength"])
+            if NOISE_PRIOR in groups and self.config.codes.by_identity:
+                self.sampler.noise_prior = noise_prior_of(groups[NOISE_PRIOR])
             for title, optimiser in self.optimisers.items():
                 moments: dict[int, dict[str, Tensor]] = {}
                 for key, value in groups.get(f"adam_{title}", {}).items():

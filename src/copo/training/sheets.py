@@ -144,7 +144,8 @@ def fixed_latents(trainer: Trainer, count: int, frontal: bool = False) -> tuple[
         turned = (pose_of(cameras) - math.pi / 2).abs().amax(1)
         cameras = cameras[turned.argsort()[: max(len(cameras) // 4, 1)]]
     rows = torch.randint(len(cameras), (count,), generator=generator)
-    return torch.cat([noise, trainer.sampler.natural(count, generator)], dim=1), cameras[rows]
+    natural = trainer.sampler.natural(count, generator)
+    return torch.cat([trainer.sampler.fitting(noise, natural), natural], dim=1), cameras[rows]
 
 
 @torch.no_grad()

@@ -121,6 +121,8 @@ def draw_inputs(
     natural_camera = some(counts.natural)
     driven_camera = driven_cameras(cameras, counts.driven, config.draw, generator)
     camera = Camera.cat([photo_camera, natural_camera, driven_camera])
+    natural = sampler.natural(counts.natural, generator)
+    normal = torch.randn(counts.natural + counts.driven, noise, generator=generator)
     out: Tensors = {
         "pictures": batch.pictures,
         "cam2world": batch.cam2world,
@@ -128,11 +130,11 @@ def draw_inputs(
         "coefficients": torch.cat(
             [
                 batch.coefficients[photos],
-                sampler.natural(counts.natural, generator),
+                natural,
                 sampler.driven(batch.coefficients[base], generator),
             ]
         ),
-        "noise": torch.randn(counts.natural + counts.driven, noise, generator=generator),
+        "noise": torch.cat([sampler.fitting(normal[: counts.natural], natural), normal[counts.natural :]]),
         "dropped": (torch.rand(counts.photographs, 1, generator=generator) < config.codes.dropout).float(),
         "driven_free": (torch.rand(counts.driven, 1, generator=generator) < config.codes.driven_random).float(),
         "spare_codes": torch.randn(counts.photographs, noise, generator=generator),
