@@ -1,5 +1,6 @@
 """The adapter: cuts, cameras, protocols, files. The weights are random: what is tested is the geometry around them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from copo.camera import Camera, euler_zyx
@@ -218,6 +220,24 @@ def test_file_round_trip(tmp_path: Path) -> None:
         load_analyser(tmp_path / "none.safetensors")
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(CopoError, match="not an analyser"):
+        load_analyser(path)
+
+
+def test_gains_are_kept_and_files_without_them_read(tmp_path: Path) -> None:
+    net, spec, path = network(), OpenHead.load().spec, tmp_path / "analyser.safetensors"
+    save_analyser(path, net, spec, gains={"jawOpen": 2.5})
+    assert load_analyser(path).gains == {"jawOpen": 2.5} and Analyser.load(path).gains == {"jawOpen": 2.5}
+    with safe_open(str(path), framework="pt") as file:
+        facts = json.loads(file.metadata()["copo"])
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del facts["gains"]  # as files were written before
+    save_file(state, path, metadata={"copo": json.dumps(facts)})
+    assert load_analyser(path).gains == {}
+    for wrong in ({"jawOpen": 3.5}, {"jawOpen": 0.9}, {"jawOpen": float("nan")}, {"jawOpn": 2.0}):
+        with pytest.raises(CopoError, match=r"does not lie|jawOpen"):
+            save_analyser(path, net, spec, gains=wrong)
+    save_file(state, path, metadata={"copo": json.dumps(facts | {"gains": [2.5]})})
+    with pytest.raises(CopoError, match="damaged"):
         load_analyser(path)
 
 

@@ -30,7 +30,8 @@ def follow_face(
 ) -> DrivingClip:
     """Expressions and poses of the largest face in a video, from frame to frame the same one.
 
-    Frames without the face are filled from their neighbours. Nothing is smoothed here.
+    Frames without the face are filled from their neighbours. Units that the analyser reads too small are multiplied by
+    their gains (docs/analyser.md). Nothing is smoothed here.
 
     Args:
         path: The video.
@@ -61,7 +62,7 @@ def follow_face(
             face = faces[0] if faces else None
         last = round(time * chosen)
         if face is not None:
-            expression[last] = face.factors.expression[0].numpy()
+            expression[last] = analyser.driving_expression(face.factors.expression)[0].numpy()
             pose[last] = pose_of(face.camera)[0]
         progress(last + 1, count)
     expression, pose = expression[: last + 1], pose[: last + 1]

@@ -6,7 +6,7 @@ and the portrait is then cut out by FFHQ's alignment and analysed. It offers eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -105,17 +105,20 @@ class Analyser:
         spec: FactorSpec,
         settings: AnalyserSettings | None = None,
         device: torch.device | str = "cpu",
+        gains: Mapping[str, float] | None = None,
     ) -> None:
         """Args:
         network: In evaluation mode.
         spec: The factors that it tells.
         settings: Thresholds.
         device: Where it runs.
+        gains: Of expression units, for `driving_expression` alone; 1 where left out.
         """
         self.network = channels_last(fused(network).to(device))
         self.spec, self.settings = spec, settings or AnalyserSettings()
         self.device = torch.device(device)
         self.size = network.config.size
+        self.gains = dict(gains or {})
 
     @classmethod
     def load(
@@ -135,7 +138,7 @@ class Analyser:
             CopoError: The file is missing, damaged, or something else.
         """
         file = load_analyser(path)
-        return cls(file.network, file.spec, settings, device)
+        return cls(file.network, file.spec, settings, device, file.gains)
 
     # --- whole pictures -----------------------------------------------------------------------------------------
 
@@ -230,6 +233,11 @@ class Analyser:
         """The factors that the network told; the noise code is zero. Differentiable."""
         noise = output.shape.new_zeros(len(output.shape), self.spec.noise)
         return Factors(self.spec, output.shape, output.albedo, output.expression, output.illumination, noise)
+
+    def driving_expression(self, expression: Tensor) -> Tensor:
+        """(B, E) units as read -> those that make a portrait do the same: times their gains, within their range."""
+        gains = [self.gains.get(name, 1.0) for name in self.spec.expression_names]
+        return (expression * expression.new_tensor(gains)).clamp(*self.spec.expression_range)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
