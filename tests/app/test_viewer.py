@@ -46,6 +46,7 @@ def viewer() -> Iterator[Viewer]:
     started = start_viewer(
         model(), ViewerConfig(port=0, upload_mb=1.0, turntable_seconds=0.4, invert_seconds=0.5), seed=1
     )
+    started.start()
     yield started
     started.stop()
 

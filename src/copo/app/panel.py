@@ -142,10 +142,12 @@ class Panel:
         slider = self.gui.add_slider(label, low, high, 0.01, min(max(value, low), high))
 
         def move() -> None:
-            factors = self.studio.look.factors
-            values = getattr(factors, factor).clone()
-            values[0, index] = float(slider.value)
-            self.studio.change(factors=factors.replace(**{factor: values}))
+            def set_one(factors: Factors) -> Factors:
+                values = getattr(factors, factor).clone()
+                values[0, index] = float(slider.value)
+                return factors.replace(**{factor: values})
+
+            self.studio.edit(set_one)
 
         slider.on_update(self._asked(move))
         self.sliders[factor].append((index, slider))
@@ -155,8 +157,8 @@ class Panel:
         self.refresh()
 
     def _reseed_hair(self) -> None:
-        look, seed = self.studio.look, int(self.hair.value)
-        self.studio.change(factors=look.factors.replace(noise=self.studio.base.sample(seed=max(seed, 0)).noise))
+        noise = self.studio.base.sample(seed=max(int(self.hair.value), 0)).noise
+        self.studio.edit(lambda factors: factors.replace(noise=noise))
 
     def _named_expression(self) -> None:
         factors = self.studio.look.factors
@@ -166,18 +168,16 @@ class Panel:
             self._set_expression(factors.with_expression(**{self.named.value: 1.0}).expression)
 
     def _set_expression(self, expression: torch.Tensor) -> None:
-        self.studio.change(factors=self.studio.look.factors.replace(expression=expression))
+        self.studio.edit(lambda factors: factors.replace(expression=expression))
         self.refresh()
 
     def _shine(self) -> None:
         around, above, ambient, brightness = (float(slider.value) for slider in self.lamp)
         direction = direction_from_angles(math.radians(around), math.radians(above))
         light = directional_light(direction, intensity=1.3 * (1 - ambient), ambient=ambient)
-        factors = self.studio.look.factors
-        if factors.spec.illumination == light.numel():
-            self.studio.change(
-                factors=factors.replace(illumination=normalise_exposure(light, brightness).reshape(1, -1))
-            )
+        if self.studio.base.spec.illumination == light.numel():
+            shone = normalise_exposure(light, brightness).reshape(1, -1)
+            self.studio.edit(lambda factors: factors.replace(illumination=shone))
 
     def _seed_light(self) -> None:
         seed = self.studio.look.seed
@@ -185,7 +185,7 @@ class Panel:
         light = (
             person.person.illumination if person is not None else self.studio.base.sample(seed=seed or 0).illumination
         )
-        self.studio.change(factors=self.studio.look.factors.replace(illumination=light))
+        self.studio.edit(lambda factors: factors.replace(illumination=light))
 
     # --- keeping up -------------------------------------------------------------------------------------------------
 

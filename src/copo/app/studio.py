@@ -5,9 +5,10 @@ Anybody may change it from any thread; pictures are drawn by one thread at a tim
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,6 +103,11 @@ class Studio:
             self._look = replace(self._look, **changes)
             self.version += 1
 
+    def edit(self, change: Callable[[Factors], Factors]) -> None:
+        """Change the factors that are shown by then: two sliders that move at once both count."""
+        with self._lock:
+            self.change(factors=change(self._look.factors))
+
     def sow(self, seed: int) -> None:
         """Show the person of a seed, of the model itself."""
         if seed < 0:
@@ -186,7 +192,8 @@ class Studio:
             picture = model.render(planes, camera, blend=blend, reference=still, rays=count).to_uint8()[0]
             took = time.perf_counter() - began
         key = count or self.rays
-        self._seconds[key] = took if key not in self._seconds else 0.7 * self._seconds[key] + 0.3 * took
+        known = self._seconds.get(key, math.inf)
+        self._seconds[key] = min(took, 0.7 * known + 0.3 * took)  # a first drawing, which compiles, is soon forgotten
         return picture
 
     def quick_rays(self, seconds: float) -> int:

@@ -1,4 +1,5 @@
-"""The server: one page for each browser, one thread that draws.
+"""The server: one page for each browser, one thread that draws: the one that made the model, if it may. In another one
+torch took half as long again on two cores.
 
 While something moves, pictures that would take long are drawn with fewer rays; when it rests, whole ones follow.
 """
@@ -101,7 +102,7 @@ class _Window:
 
 
 class Viewer:
-    """Serves a studio until it is stopped.
+    """Serves a studio until it is stopped. `wait` draws in the caller's thread, `start` in one of its own.
 
     Args:
         studio: What is shown.
@@ -129,8 +130,7 @@ class Viewer:
         self._film: Film | None = None
         self._busy = threading.Lock()
         self._page()
-        self._thread = threading.Thread(target=self._draw_for_ever, name="copo-view", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -138,16 +138,21 @@ class Viewer:
         host = "localhost" if self.config.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else self.config.host
         return f"http://{host}:{self.server.get_port()}"
 
+    def start(self) -> None:
+        """Draw beside what the caller does, until `stop`."""
+        self._thread = threading.Thread(target=self._draw_for_ever, name="copo-view", daemon=True)
+        self._thread.start()
+
     def wait(self) -> None:
-        """Serve until `stop` is called."""
-        while not self._stop.wait(0.5):
-            pass
+        """Draw until `stop` is called from another thread."""
+        self._draw_for_ever()
 
     def stop(self) -> None:
         """End."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(timeout=10)
+        if self._thread is not None:
+            self._thread.join(timeout=10)
         with redirect_stdout(io.StringIO()):
             self.server.stop()
 
@@ -492,7 +497,7 @@ def start_viewer(
     model: Portrait, config: ViewerConfig, seed: int = 0, person: Path | None = None, clip: Path | None = None,
     psi: float = 1.0, blend: str = "none",
 ) -> Viewer:  # fmt: skip
-    """A running viewer.
+    """A viewer that serves; `wait` or `start` makes it draw.
 
     Args:
         model: Whose portraits are shown.
