@@ -35,7 +35,7 @@ class Command:
     mode: Literal["auto", "full", "fast"] = "auto"
     """full: for a GPU, within 30 s. fast: for two CPU cores, within 2 minutes. auto: by the device."""
     seconds: float | None = None
-    """Time for the optimisation, instead of the mode's; inf takes all steps of the mode, the same every time."""
+    """Time for all of it, instead of the mode's; inf takes all steps of the mode, the same every time."""
     looker: Literal["auto", "analyser", "fitter"] = "auto"
     """What analyses the photographs: our analyser where its weights are there, else landmarks and the head fitter."""
     size: int | None = None

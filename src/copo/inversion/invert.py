@@ -39,6 +39,8 @@ from copo.training.perception import Perception
 STAGES = ("code", "latents", "tuning")
 START_SHARE = 0.3
 """Longest search for a first noise code, as a share of the first stage's time."""
+CLOSING_SHARE = 0.05
+"""Of the whole time, kept for measuring what came out."""
 Progress = Callable[[str, float], None]
 """Called with the name of the stage and how far it is, 0 to 1."""
 
@@ -120,6 +122,7 @@ class Inverter:
         config: How.
         device: Where.
         progress: Is told how far it is.
+        began: `time.perf_counter()` of the beginning of all that the configured time is for; by default now.
     """
 
     def __init__(
@@ -130,7 +133,9 @@ class Inverter:
         config: InversionConfig,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
+        began: float | None = None,
     ) -> None:
+        self.began = time.perf_counter() if began is None else began
         self.config, self.perception = config, perception.to(str(device))
         self.original = generator
         self.model = copy.deepcopy(generator).to(device).eval().requires_grad_(False)
@@ -146,8 +151,9 @@ class Inverter:
 
     def run(self) -> Inversion:
         """All three stages."""
-        stages = []
+        stages, clock = [], {"before": time.perf_counter() - self.began}
         state = self._start()
+        clock["start"] = time.perf_counter() - self.began - clock["before"]
         hooks = self._offsets(state)
         try:
             stages.append(self._code(state))
@@ -168,11 +174,14 @@ class Inverter:
             background_offset=None if state.background is None else state.background.detach().cpu(),
             weights=deltas,
         )
+        tuned_at = time.perf_counter()
         made = personal(self.original, portrait).to(self.device)
         final = PortraitField(made, self.field.sampling)
         stages.append(self._result("tuning", tuned.steps, tuned.seconds, final, factors))
         kept = measure(pivot, final, factors[0], self.photographs.camera[0], self.config.tuning, self.config.seed + 1)
+        clock["after"] = time.perf_counter() - tuned_at
         report = {
+            "clock": {name: round(seconds, 2) for name, seconds in clock.items()},
             "stages": [stage.to_dict() for stage in stages],
             "kept": {k: round(v, 5) for k, v in asdict(kept).items()},
             "looker": self.photographs.looker,
@@ -188,7 +197,7 @@ class Inverter:
         spec = photos.factors.spec
         seeds = [1 + i + 1000 * self.config.seed for i in range(max(c.candidates, 1))]
         codes = seeded_normal("noise", seeds, spec.noise).to(self.device)
-        began, limit = time.perf_counter(), START_SHARE * self.config.seconds * self.config.shares[0]
+        began, limit = time.perf_counter(), START_SHARE * self._time_for("code")
         costs: list[float] = []
         with torch.no_grad():
             for code in codes:
@@ -304,16 +313,16 @@ class Inverter:
     ) -> _Took:
         """Take steps until they are done or the stage's time is over; rates rise shortly and fall to zero.
 
-        A stage that had too little time to come nearer than it began leaves everything as it was.
+        The first step, which may have to compile, is taken in any case. A stage that had too little time to come nearer
+        than it began leaves everything as it was.
         """
-        began, done = time.perf_counter(), 0
+        began, done, limit = time.perf_counter(), 0, self._time_for(name)
         learned = [value for group in optimiser.param_groups for value in group["params"]]
         start, cost = [value.detach().clone() for value in learned], self._cost(factors())
-        limit = self.config.seconds * self.config.shares[STAGES.index(name)]
         base = [group["lr"] for group in optimiser.param_groups]
         for step, part in zip(range(steps), self._parts(), strict=False):
-            share = max(step / steps, (time.perf_counter() - began) / limit)
-            if share >= 1:
+            share = min(max(step / steps, (time.perf_counter() - began) / limit), 1.0)
+            if share == 1 and step:
                 break
             for group, rate in zip(optimiser.param_groups, base, strict=True):
                 group["lr"] = rate * ramp(share)
@@ -338,6 +347,12 @@ class Inverter:
                     value.copy_(old)
         self.progress(name, 1.0)
         return _Took(done, time.perf_counter() - began)
+
+    def _time_for(self, name: str) -> float:
+        """Seconds for a stage: its share of what is left."""
+        shares = self.config.shares[STAGES.index(name) :]
+        left = self.config.seconds * (1 - CLOSING_SHARE) - (time.perf_counter() - self.began)
+        return max(left * shares[0] / sum(shares), 1e-3)
 
     @torch.no_grad()
     def _cost(self, factors: Factors) -> float:

@@ -77,7 +77,7 @@ def invert_photographs(
         paths: Photographs of one person.
         mode: full (a GPU within 30 s), fast (two CPU cores within 2 minutes), or what suits the model's device.
         face: Which face, from the left, from 1, where there are several.
-        seconds: Time for the optimisation, instead of the mode's; infinite for all steps.
+        seconds: Time for all of it, instead of the mode's; infinite for all steps.
         seed: Of everything random.
         looker: What analyses the photographs.
         progress: Is told the stage and how far it is.
@@ -95,7 +95,7 @@ def invert_photographs(
     photographs = _as_model(photographs, model)
     looked = time.perf_counter()
     perception, missing = open_perception()
-    done = Inverter(model.generator, photographs, perception, config, model.device, progress).run()
+    done = Inverter(model.generator, photographs, perception, config, model.device, progress, began).run()
     personal = model.with_generator(done.generator)
     camera = done.portrait.camera[0]
     return Inverted(
