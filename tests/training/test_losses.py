@@ -157,13 +157,29 @@ def test_a_veil_counts_far_from_the_person_only() -> None:
     assert losses.veil(alpha, torch.ones(1, 5, 5)).item() == 0
 
 
-def test_background_is_smooth_where_it_is_hidden() -> None:
-    """A ramp of slope 1 along x; the right half is hidden: 2 of 4 columns, so 1 of 3 steps is."""
+def test_background_goes_on_where_it_is_hidden() -> None:
+    """Columns 0, 1, 2, 3, the last two hidden: the third is told 0 w(2) + 1 w(1) over w(2) + w(1), the fourth 0 w(3) +
+    1 w(2) over w(3) + w(2), with w(d) = exp(-0.5 (d / 0.5)^2), for the reach is an eighth of four pixels."""
     ramp = torch.arange(4.0).expand(1, 1, 2, 4)
     alpha = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 2, 4)
-    assert losses.hidden_roughness(ramp, alpha).item() == pytest.approx(1 / 3)
-    assert losses.hidden_roughness(ramp, torch.zeros(1, 2, 4)).item() == 0
-    assert losses.hidden_roughness(ramp.mT, alpha.mT).item() == pytest.approx(1 / 3)
+    w = [math.exp(-2.0 * d * d) for d in range(4)]
+    third, fourth = w[1] / (w[2] + w[1]), w[2] / (w[3] + w[2])
+    wanted = ((2 - third) ** 2 + (3 - fourth) ** 2) / 4
+    assert losses.hidden_distance(ramp, alpha).item() == pytest.approx(wanted, rel=1e-4)
+    assert losses.hidden_distance(ramp.mT, alpha.mT).item() == pytest.approx(wanted, rel=1e-4)
+    assert losses.hidden_distance(ramp, torch.zeros(1, 2, 4)).item() == 0
+    assert losses.hidden_distance(ramp, torch.ones(1, 2, 4)).item() == 0  # nothing is seen of it
+    flat = torch.full((1, 1, 2, 4), 0.3)
+    assert losses.hidden_distance(flat, alpha).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_what_is_seen_of_a_background_is_not_moved() -> None:
+    background = torch.randn(1, 2, 4, 4, requires_grad=True)
+    alpha = torch.zeros(1, 4, 4)
+    alpha[:, 1:3, 1:3] = 1
+    losses.hidden_distance(background, alpha).backward()
+    moved = background.grad[0].abs().sum(0) > 0
+    assert torch.equal(moved, alpha[0].bool())
 
 
 def test_people_are_pushed_apart_up_to_the_margin() -> None:

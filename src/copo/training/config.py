@@ -117,8 +117,8 @@ class ImitationWeights:
     """Opacity of the space from 3 to 12 cm before the face (ours): what the front does not give away floats there, a
     faint second face in profiles."""
     hidden: float = 0.0
-    """Squared differences of neighbouring pixels of the background branch that the person hides (ours): photographs
-    from the front say nothing of them, and ghosts of faces were left there that profiles laid open."""
+    """Squared difference of pixels of the background branch that the person hides from what is seen around them (ours):
+    photographs from the front say nothing of them, and ghosts of heads were left there that profiles laid open."""
 
 
 @dataclass(frozen=True)

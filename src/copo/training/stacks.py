@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from torch import nn
 
+from copo.config import VaeConfig
 from copo.errors import CopoError
 from copo.formats.checkpoint import load_checkpoint
 from copo.head.bfm import BaselFaceModel
@@ -52,14 +53,14 @@ def load_head(name: str) -> HeadModel:
 
 
 def load_priors(folders: Sequence[Path]) -> dict[str, Vae]:
-    """Coefficient priors from checkpoint folders, by factor.
+    """Coefficient priors from checkpoint folders, by factor. A model's prior of noise codes belongs to its generator.
 
     Raises:
         CopoError: A folder holds none, or two hold the same.
     """
     out: dict[str, Vae] = {}
     for folder in folders:
-        stored = {n: v for n, v in load_checkpoint(folder).networks.items() if n.startswith("prior_")}
+        stored = {n: v for n, v in load_checkpoint(folder).networks.items() if isinstance(v.config, VaeConfig)}
         if not stored:
             raise CopoError(f"prior {folder}: this checkpoint holds no prior; make one with copo train prior")
         for name, network in stored.items():

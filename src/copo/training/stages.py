@@ -253,7 +253,7 @@ class Imitation:
                 ("im_walls", w.walls, lambda: losses.wall_share(made.frame.classes, made.frame.alpha)),
                 ("im_clearance", w.clearance, lambda: losses.obstruction(
                     scene.clearance(made, *losses.CLEARANCE), free)),
-                ("im_hidden", w.hidden if made.planes.background is not None else 0.0, lambda: losses.hidden_roughness(
+                ("im_hidden", w.hidden if made.planes.background is not None else 0.0, lambda: losses.hidden_distance(
                     _given(made.planes.background), made.frame.alpha)),
             ]
         )  # fmt: skip

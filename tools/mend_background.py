@@ -1,0 +1,152 @@
+"""Take ghosts of heads out of a run's background branch, in its last checkpoint and in minutes on a CPU.
+
+    python -m tools.mend_background --run runs/portrait --data set.zip --out runs/mended
+
+Photographs from the front do not show what people hide. Until `copo.training.losses.hidden_distance` said what belongs
+there, the branch painted ghosts, which profiles lay open. This trains the branch alone, of the learning generator and
+of the averaged one: where two random people both are in front of it, it goes on as around them; elsewhere it stays as
+it was. `copo train portrait --out runs/mended` goes on from there.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+from copo.config import GeneratorConfig
+from copo.errors import CopoError
+from copo.evaluation.sources import frontal_camera
+from copo.field.portrait_field import PortraitField
+from copo.formats.dataset import PortraitDataset
+from copo.head.open_head import OpenHead
+from copo.networks.background import Background
+from copo.networks.generator import Generator
+from copo.training.checkpoints import TrainingState, latest_state, load_state, save_state
+from copo.training.losses import hidden_distance
+
+HELD = 20.0
+"""Weight of the squared difference from what the branch drew before, where it is seen."""
+BRANCH = "background_branch."
+
+
+@dataclass
+class Command:
+    """See the module."""
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """Run folder whose last checkpoint is mended."""
+    data: Path
+    """Its data set: coefficients of people who stand before backgrounds."""
+    out: Path
+    """Run folder to write."""
+    people: int = 160
+    """Whose outlines are used."""
+    steps: int = 600
+    """Of Adam."""
+    rate: float = 0.01
+    """Adam's."""
+
+    def run(self) -> None:
+        """Mend."""
+        folder = latest_state(self.run_folder)
+        if folder is None:
+            raise CopoError(f"--run {self.run_folder}: no checkpoint there")
+        saved = load_state(folder)
+        generator = Generator(GeneratorConfig.from_dict(saved.config["generator"])).eval().requires_grad_(False)
+        tensors = dict(saved.tensors)
+        outlines: Tensor | None = None
+        for title in ("average/", "networks/generator."):
+            generator.load_state_dict(part(saved.tensors, title))
+            if outlines is None:
+                outlines = self._outlines(generator)
+            assert generator.background_branch is not None
+            before, after = mend(generator.background_branch, outlines, self.steps, self.rate)
+            print(f"{title.rstrip('./')}: hidden {before[0]:.4f} to {after[0]:.4f}, seen moved by {after[1]:.5f}")
+            for name, value in generator.background_branch.state_dict().items():
+                key = f"{title}{BRANCH}{name}"
+                tensors[key] = value.to(tensors[key].dtype)
+        mended = TrainingState(tensors, saved.progress, saved.config)
+        print(f"wrote {save_state(self.out, mended, saved.progress['images'], 15.0, 1)}")
+
+    @torch.no_grad()
+    def _outlines(self, generator: Generator) -> Tensor:
+        """(N, h, w) opacity of people with random codes, from the front."""
+        data = PortraitDataset(self.data)
+        if data.factors is None:
+            raise CopoError(f"data set {self.data} has no coefficients: make it with copo prepare")
+        random = torch.Generator().manual_seed(0)
+        rows = torch.randperm(len(data.factors), generator=random)[: self.people]
+        field, out, front = PortraitField(generator, head=OpenHead.load()), [], frontal_camera(data)
+        for some in rows.split(8):
+            z = data.factors[some].to_vector()
+            codes = torch.randn(len(some), generator.config.noise, generator=random)
+            planes = field.planes(torch.cat([codes, z[:, -(generator.config.latent - codes.shape[1]) :]], dim=1))
+            out.append(field.render(planes, front.expand(len(some))).alpha)
+        return torch.cat(out)
+
+
+def part(tensors: dict[str, Tensor], title: str) -> dict[str, Tensor]:
+    """Tensors under a title, without it."""
+    return {k.removeprefix(title): v.float() for k, v in tensors.items() if k.startswith(title)}
+
+
+def mend(branch: Background, outlines: Tensor, steps: int, rate: float, batch: int = 16) -> tuple[Tensor, Tensor]:
+    """Train a branch in place.
+
+    Args:
+        branch: With weights.
+        outlines: (N, h, w) opacity of people.
+        steps: Of Adam.
+        rate: Adam's; falls to zero.
+        batch: Backgrounds a step.
+
+    Returns:
+        Before and after, over the same backgrounds: (hidden distance, mean squared change of what is seen).
+    """
+    random = torch.Generator().manual_seed(1)
+    frozen = {k: v.clone() for k, v in branch.state_dict().items()}
+
+    def drawn(z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            was = torch.func.functional_call(branch, frozen, (z,))
+        return branch(z), was
+
+    def sample() -> tuple[Tensor, Tensor]:
+        a, b = torch.randint(len(outlines), (2, batch), generator=random)
+        return torch.randn(batch, branch.noise, generator=random), outlines[a] * outlines[b]
+
+    def terms(z: Tensor, alpha: Tensor) -> Tensor:
+        now, was = drawn(z)
+        moved = ((1 - alpha)[:, None] * (now - was).square()).mean()
+        return torch.stack([hidden_distance(now, alpha), moved])
+
+    tests = [sample() for _ in range(8)]
+    with torch.no_grad():
+        before = torch.stack([terms(*t) for t in tests]).mean(0)
+    branch.requires_grad_(True)
+    optimiser = torch.optim.Adam(branch.parameters(), lr=rate, betas=(0.0, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        hidden, moved = terms(*sample())
+        optimiser.zero_grad(set_to_none=True)
+        (hidden + HELD * moved).backward()
+        optimiser.step()
+        schedule.step()
+    branch.requires_grad_(False)
+    with torch.no_grad():
+        after = torch.stack([terms(*t) for t in tests]).mean(0)
+    return before, after
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(Command, description=__doc__).run()
+    except CopoError as error:
+        print(f"mend_background: error: {error}", file=sys.stderr)
+        sys.exit(2)
