@@ -439,6 +439,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
         colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, landmarks=0.05, dense_landmarks=1.0,
         light=1.0, expression=6.0, focus=("eyeBlinkLeft", "eyeBlinkRight"), focus_factor=6.0, pose=1.0, depth=50.0,
         labels=2.0, walls=6.0, clearance=20.0, hidden=10.0, spread=8.0,
+        spread_margin=0.95,
     )  # fmt: skip
     sharp = replace(follow, colour=0.5)
     photo = ReconstructionWeights()
@@ -466,8 +467,8 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
             imitation=sharp, semantics=classes,
         ),
         StageConfig(
-            "disentanglement", 1000 * scale, MixConfig(0.125, 0.5, 0.375), reconstruction=gentle, adversarial=gan,
-            imitation=sharp, semantics=classes, contrastive=pairs,
+            "disentanglement", 1000 * scale, MixConfig(0.125, 0.5, 0.375), reconstruction=gentle,
+            adversarial=replace(gan, r1=4.0), imitation=sharp, semantics=classes, contrastive=pairs, learning_rate=0.5,
         ),
     )  # fmt: skip
 
@@ -488,7 +489,7 @@ def training_preset(name: str) -> TrainingConfig:
         return TrainingConfig(
             PRESETS[name], DISCRIMINATOR_PRESETS[name], portrait_stages(), batch=32, precision="bfloat16",
             acceleration="graphs", condition=ConditionConfig(pose="frontal", swap=0.0), adversarial_ramp_kimg=60.0,
-            augment=AugmentConfig(mirror=True), codes=CodeConfig(by_identity=True),
+            augment=AugmentConfig(mirror=True, maximum=0.7), codes=CodeConfig(by_identity=True),
         )  # fmt: skip
     if name == "tiny":
         return TrainingConfig(
