@@ -43,6 +43,7 @@ def main(settings: Settings) -> None:
     """Serve, look, write."""
     model = Portrait.from_pretrained(settings.model)
     viewer = start_viewer(model, ViewerConfig(port=0), settings.seed, settings.portrait)
+    viewer.start()
     try:
         factors = viewer.studio.look.factors
         if settings.smile:
