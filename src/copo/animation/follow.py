@@ -49,7 +49,7 @@ def follow_face(
     if not (math.isfinite(length) and 0 < length <= LONGEST):
         raise CopoError(f"{title}: a video of {info.seconds:.0f} seconds: say with --seconds how much of it to take")
     chosen = rate or min(info.rate, FASTEST)
-    count = max(math.floor(length * chosen + 1e-6), 1)
+    count = max(math.floor(length * chosen + 0.25), 1)  # containers state lengths that are ticks too short
     names = analyser.spec.expression_names
     expression = np.full((count, len(names)), np.nan)
     pose = np.full((count, 3), np.nan)
