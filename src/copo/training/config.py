@@ -438,7 +438,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     follow = ImitationWeights(
         colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, landmarks=0.05, dense_landmarks=1.0,
         light=1.0, expression=6.0, focus=("eyeBlinkLeft", "eyeBlinkRight"), focus_factor=6.0, pose=1.0, depth=50.0,
-        labels=2.0, walls=6.0, clearance=20.0, hidden=10.0, spread=8.0,
+        labels=2.0, walls=6.0, clearance=100.0, hidden=10.0, spread=8.0,
         spread_margin=0.95,
     )  # fmt: skip
     sharp = replace(follow, colour=0.5)
