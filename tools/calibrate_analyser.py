@@ -21,6 +21,7 @@ import tyro
 from numpy.typing import NDArray
 
 from copo.errors import CopoError
+from copo.evaluation.statistics import correlation, slope
 from copo.formats.dataset import PortraitDataset
 from copo.portrait import Portrait, neutral
 from copo.vision.analyser import Analyser
@@ -191,15 +192,14 @@ def fit(reading: Array, truth: Array) -> Fit:
     """The least squares line of truth over reading, (n) and (n)."""
     if len(reading) < 3 or reading.std() < 1e-6 or truth.std() < 1e-6:
         return Fit(0.0, 0.0, len(reading))
-    correlation = float(np.corrcoef(reading, truth)[0, 1])
-    return Fit(correlation, correlation * float(truth.std() / reading.std()), len(reading))
+    return Fit(correlation(reading, truth), slope(reading, truth), len(reading))
 
 
 def gain_of(fits: Sequence[Fit]) -> float:
     """The smallest slope where all are good and ask for a gain, at most `LARGEST_GAIN`; otherwise 1."""
-    slope = min(found.slope for found in fits)
+    least = min(found.slope for found in fits)
     good = all(found.correlation >= GOOD for found in fits)
-    return min(slope, LARGEST_GAIN) if good and slope >= NEEDED else 1.0
+    return min(least, LARGEST_GAIN) if good and least >= NEEDED else 1.0
 
 
 def table(units: Sequence[Unit]) -> str:

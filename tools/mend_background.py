@@ -10,6 +10,7 @@ it was. `copo train portrait --out runs/mended` goes on from there.
 
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from copo.head.open_head import OpenHead
 from copo.networks.background import Background
 from copo.networks.generator import Generator
 from copo.training.checkpoints import TrainingState, latest_state, load_state, save_state
+from copo.training.data import TrainingSet
 from copo.training.losses import hidden_distance
 
 HELD = 20.0
@@ -62,7 +64,7 @@ class Command:
         tensors = dict(saved.tensors)
         outlines: Tensor | None = None
         for title in ("average/", "networks/generator."):
-            generator.load_state_dict(part(saved.tensors, title))
+            generator.load_state_dict(saved.part(title))
             if outlines is None:
                 outlines = self._outlines(generator)
             assert generator.background_branch is not None
@@ -77,23 +79,16 @@ class Command:
     @torch.no_grad()
     def _outlines(self, generator: Generator) -> Tensor:
         """(N, h, w) opacity of people with random codes, from the front."""
-        data = PortraitDataset(self.data)
-        if data.factors is None:
-            raise CopoError(f"data set {self.data} has no coefficients: make it with copo prepare")
+        dataset, head = PortraitDataset(self.data), OpenHead.load()
+        data = TrainingSet(dataset, head.spec, 0.0, needs_labels=False)
         random = torch.Generator().manual_seed(0)
-        rows = torch.randperm(len(data.factors), generator=random)[: self.people]
-        field, out, front = PortraitField(generator, head=OpenHead.load()), [], frontal_camera(data)
+        rows = torch.randperm(len(data), generator=random)[: self.people]
+        field, out, front = PortraitField(generator, head=head), [], frontal_camera(dataset)
         for some in rows.split(8):
-            z = data.factors[some].to_vector()
             codes = torch.randn(len(some), generator.config.noise, generator=random)
-            planes = field.planes(torch.cat([codes, z[:, -(generator.config.latent - codes.shape[1]) :]], dim=1))
+            planes = field.planes(torch.cat([codes, data.coefficients[some]], dim=1))
             out.append(field.render(planes, front.expand(len(some))).alpha)
         return torch.cat(out)
-
-
-def part(tensors: dict[str, Tensor], title: str) -> dict[str, Tensor]:
-    """Tensors under a title, without it."""
-    return {k.removeprefix(title): v.float() for k, v in tensors.items() if k.startswith(title)}
 
 
 def mend(branch: Background, outlines: Tensor, steps: int, rate: float, batch: int = 16) -> tuple[Tensor, Tensor]:
@@ -110,19 +105,16 @@ def mend(branch: Background, outlines: Tensor, steps: int, rate: float, batch: i
         Before and after, over the same backgrounds: (hidden distance, mean squared change of what is seen).
     """
     random = torch.Generator().manual_seed(1)
-    frozen = {k: v.clone() for k, v in branch.state_dict().items()}
-
-    def drawn(z: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            was = torch.func.functional_call(branch, frozen, (z,))
-        return branch(z), was
+    old = copy.deepcopy(branch)
 
     def sample() -> tuple[Tensor, Tensor]:
         a, b = torch.randint(len(outlines), (2, batch), generator=random)
         return torch.randn(batch, branch.noise, generator=random), outlines[a] * outlines[b]
 
     def terms(z: Tensor, alpha: Tensor) -> Tensor:
-        now, was = drawn(z)
+        now = branch(z)
+        with torch.no_grad():
+            was = old(z)
         moved = ((1 - alpha)[:, None] * (now - was).square()).mean()
         return torch.stack([hidden_distance(now, alpha), moved])
 

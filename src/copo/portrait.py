@@ -465,7 +465,8 @@ class Portrait:
         share = _shares(psi)
         out = Factors.neutral(self.spec, len(chosen))
         drawn = {name: self._draw(name, chosen, share[name]) for name in PRIOR_NAMES}
-        return out.replace(noise=self._noise_codes(chosen, drawn["identity"]) * share["noise"], **drawn)
+        people = out.replace(**drawn)
+        return people.replace(noise=self._noise_codes(chosen, people) * share["noise"])
 
     def sample_cameras(
         self, seeds: Sequence[int] | int, yaw_sigma: float = YAW_SIGMA, pitch_sigma: float = PITCH_SIGMA
@@ -774,13 +775,12 @@ class Portrait:
             )
 
     @torch.no_grad()
-    def _noise_codes(self, seeds: list[int], identity: Tensor) -> Tensor:
-        """(B, noise) codes for identities (B, n) in the head model's units."""
+    def _noise_codes(self, seeds: list[int], people: Factors) -> Tensor:
+        """(B, noise) codes that go with the identities of B people."""
         normal = seeded_normal("noise", seeds, self.spec.noise)
         if self.noise_prior is None:
             return normal
-        divisors = [torch.full((self.spec.sizes[n],), self.spec.normaliser(n)) for n in ("shape", "albedo")]
-        rows = zip(normal, identity / torch.cat(divisors), strict=True)
+        rows = zip(normal, people.to_vector()[:, self.spec.slices["identity"]], strict=True)
         return torch.cat([self.noise_prior(one[None], who[None]) for one, who in rows])  # one by one, as priors
 
     def _draw(self, name: str, seeds: list[int], psi: float) -> Tensor:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from copo.formats.checkpoint import Checkpoint, StoredNetwork, load_checkpoint, save_checkpoint
-from copo.networks.build import load
-from copo.networks.noise_prior import NoisePrior, fit_noise_prior, noise_prior_of
+from copo.networks.build import load, load_noise_prior
+from copo.networks.noise_prior import NoisePrior, fit_noise_prior
 from copo.portrait import Portrait
 
 
@@ -62,6 +62,6 @@ def test_stored_and_loaded(tmp_path: Path) -> None:
     prior = fit_noise_prior(*people())
     save_checkpoint(Checkpoint({"prior_noise": StoredNetwork(prior.config, prior.state_dict())}), tmp_path)
     stored = load_checkpoint(tmp_path).networks["prior_noise"]
-    one, other = load(stored.config, stored.state), noise_prior_of(stored.state)
+    one, other = load(stored.config, stored.state), load_noise_prior(stored.state)
     assert isinstance(one, NoisePrior)
     assert torch.equal(one.gain, prior.gain) and torch.equal(other.spread, prior.spread)

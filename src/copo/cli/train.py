@@ -18,8 +18,7 @@ from copo.errors import CopoError
 from copo.evaluation.sources import frontal_camera
 from copo.formats.atomic import write_bytes
 from copo.formats.dataset import PortraitDataset
-from copo.networks.build import load
-from copo.networks.noise_prior import noise_prior_of
+from copo.networks.build import load, load_noise_prior
 from copo.portrait import Portrait as PortraitModel
 from copo.portrait import with_noise
 from copo.training.checkpoints import latest_state, load_state, pack_state
@@ -242,19 +241,17 @@ class Snapshot:
         folder = _last_state(self.run_folder)
         state, head = load_state(folder), load_head(self.head)
         config = GeneratorConfig.from_dict(state.config["generator"])
-        weights = {k.removeprefix("average/"): v.float() for k, v in state.tensors.items() if k.startswith("average/")}
-        generator = load(config, weights, f"checkpoint {folder}")
+        generator = load(config, state.part("average/"), f"checkpoint {folder}")
         priors = load_priors(_given_or_packaged(self.priors, self.head))
         notes = {"training": f"{state.progress['images'] / 1000:.3f} kimg"}
         options = self.run_folder / OPTIONS_FILE
         if options.is_file():
             notes["conditioning"] = json.loads(options.read_text())["config"]["condition"]["pose"]
         camera = frontal_camera(None if self.data is None else PortraitDataset(self.data))
-        title = f"{NOISE_PRIOR}/"
-        noise = {k.removeprefix(title): v.float() for k, v in state.tensors.items() if k.startswith(title)}
+        noise = state.part(f"{NOISE_PRIOR}/")
         model = PortraitModel(
             generator, with_noise(head.spec, config.noise), head, priors, camera, notes, self.out.name,
-            noise_prior=noise_prior_of(noise) if noise else None,
+            noise_prior=load_noise_prior(noise) if noise else None,
         )  # fmt: skip
         print(f"wrote {model.save_pretrained(self.out)}: {notes['training']}")
 

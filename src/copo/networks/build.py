@@ -61,6 +61,12 @@ def load(
     return fill(network, state, title)
 
 
+def load_noise_prior(state: Mapping[str, Tensor], title: str = "weights") -> NoisePrior:
+    """The prior of noise codes with the given weights, whose shapes tell its sizes."""
+    noise, identity = state["gain"].shape
+    return load(NoisePriorConfig(noise, identity), state, title)
+
+
 def load_official_generator(
     state: Mapping[str, Tensor],
     shadow: Sequence[Tensor] | None = None,

@@ -6,8 +6,6 @@ every code remains one that the generator knows, whoever gets it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -46,14 +44,6 @@ class NoisePrior(nn.Module):
             (B, noise) codes.
         """
         return identity @ self.gain.T + self.offset + normal @ self.spread.T
-
-
-def noise_prior_of(state: Mapping[str, Tensor]) -> NoisePrior:
-    """The prior with the given weights, in evaluation mode, on the CPU."""
-    noise, identity = state["gain"].shape
-    prior = NoisePrior(NoisePriorConfig(noise, identity))
-    prior.load_state_dict(dict(state))
-    return prior.eval()
 
 
 @torch.no_grad()

@@ -43,6 +43,10 @@ class TrainingState:
     progress: Mapping[str, Any]
     config: Mapping[str, Any]
 
+    def part(self, title: str) -> dict[str, Tensor]:
+        """Float32 weights under a title such as "average/", by their names without it; empty where there are none."""
+        return {k.removeprefix(title): v.float() for k, v in self.tensors.items() if k.startswith(title)}
+
 
 def save_state(run: Path, state: TrainingState, images: int, shard_mb: float, keep: int) -> Path:
     """Write a checkpoint, then remove the oldest ones.

@@ -149,7 +149,7 @@ class TrainingSet:
 
     def identities(self) -> Tensor:
         """(code_count, shape + albedo) each person's mean, divided by the normalisers."""
-        size = self.spec.shape + self.spec.albedo
+        size = self.spec.identity
         counts = torch.bincount(self.codes, minlength=self.code_count)
         sums = torch.zeros(self.code_count, size).index_add_(0, self.codes, self.coefficients[:, :size])
         return sums / counts[:, None]

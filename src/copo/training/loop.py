@@ -24,7 +24,8 @@ from copo.factors import FactorSpec
 from copo.field.sampling import Jitter
 from copo.formats.checkpoint import Checkpoint, StoredNetwork, save_checkpoint
 from copo.head.protocol import HeadModel
-from copo.networks.noise_prior import fit_noise_prior, noise_prior_of
+from copo.networks.build import load_noise_prior
+from copo.networks.noise_prior import fit_noise_prior
 from copo.networks.vae import Vae
 from copo.training import sheets
 from copo.training.acceleration import RecordedStep
@@ -550,7 +551,7 @@ class Trainer:
             self.average.load_state_dict(groups["average"])
             self.strength.load_state_dict(groups["strength"])
             if NOISE_PRIOR in groups and self.config.codes.by_identity:
-                self.sampler.noise_prior = noise_prior_of(groups[NOISE_PRIOR])
+                self.sampler.noise_prior = load_noise_prior(groups[NOISE_PRIOR], f"checkpoint {folder}, {NOISE_PRIOR}")
             for title, optimiser in self.optimisers.items():
                 moments: dict[int, dict[str, Tensor]] = {}
                 for key, value in groups.get(f"adam_{title}", {}).items():
