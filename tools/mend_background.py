@@ -4,8 +4,8 @@
 
 Photographs from the front do not show what people hide. Until `copo.training.losses.hidden_distance` said what belongs
 there, the branch painted ghosts, which profiles lay open. This trains the branch alone, of the learning generator and
-of the averaged one: where two random people both are in front of it, it goes on as around them; elsewhere it stays as
-it was. `copo train portrait --out runs/mended` goes on from there.
+of the averaged one: where the person of a code is in front of it (of any code: where two random people are), it goes
+on as around them; elsewhere it stays as it was. `copo train portrait --out runs/mended` goes on from there.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from copo.field.portrait_field import PortraitField
 from copo.formats.dataset import PortraitDataset
 from copo.head.open_head import OpenHead
 from copo.networks.background import Background
+from copo.networks.build import load_noise_prior
+from copo.networks.conditional_priors import NoisePrior
 from copo.networks.generator import Generator
 from copo.training.checkpoints import TrainingState, latest_state, load_state, save_state
 from copo.training.data import TrainingSet
+from copo.training.loop import NOISE_PRIOR
 from copo.training.losses import hidden_distance
 
 HELD = 20.0
@@ -47,7 +50,7 @@ class Command:
     """Its data set: coefficients of people who stand before backgrounds."""
     out: Path
     """Run folder to write."""
-    people: int = 160
+    people: int = 400
     """Whose outlines are used."""
     steps: int = 600
     """Of Adam."""
@@ -62,13 +65,15 @@ class Command:
         saved = load_state(folder)
         generator = Generator(GeneratorConfig.from_dict(saved.config["generator"])).eval().requires_grad_(False)
         tensors = dict(saved.tensors)
-        outlines: Tensor | None = None
+        known = saved.part(f"{NOISE_PRIOR}/")
+        prior = load_noise_prior(known) if known else None
+        people: tuple[Tensor, Tensor] | None = None
         for title in ("average/", "networks/generator."):
             generator.load_state_dict(saved.part(title))
-            if outlines is None:
-                outlines = self._outlines(generator)
+            if people is None:
+                people = self._people(generator, prior)
             assert generator.background_branch is not None
-            before, after = mend(generator.background_branch, outlines, self.steps, self.rate)
+            before, after = mend(generator.background_branch, *people, self.steps, self.rate)
             print(f"{title.rstrip('./')}: hidden {before[0]:.4f} to {after[0]:.4f}, seen moved by {after[1]:.5f}")
             for name, value in generator.background_branch.state_dict().items():
                 key = f"{title}{BRANCH}{name}"
@@ -77,26 +82,31 @@ class Command:
         print(f"wrote {save_state(self.out, mended, saved.progress['images'], 15.0, 1)}")
 
     @torch.no_grad()
-    def _outlines(self, generator: Generator) -> Tensor:
-        """(N, h, w) opacity of people with random codes, from the front."""
+    def _people(self, generator: Generator, prior: NoisePrior | None) -> tuple[Tensor, Tensor]:
+        """(N, noise) codes, and (N, h, w) opacity of people with them from the front."""
         dataset, head = PortraitDataset(self.data), OpenHead.load()
         data = TrainingSet(dataset, head.spec, 0.0, needs_labels=False)
         random = torch.Generator().manual_seed(0)
-        rows = torch.randperm(len(data), generator=random)[: self.people]
+        rows = torch.randint(len(data), (self.people,), generator=random)
+        codes = torch.randn(self.people, generator.config.noise, generator=random)
+        if prior is not None:
+            codes = prior(codes, data.coefficients[rows, : head.spec.identity])
         field, out, front = PortraitField(generator, head=head), [], frontal_camera(dataset)
-        for some in rows.split(8):
-            codes = torch.randn(len(some), generator.config.noise, generator=random)
-            planes = field.planes(torch.cat([codes, data.coefficients[some]], dim=1))
+        for some in torch.arange(self.people).split(8):
+            planes = field.planes(torch.cat([codes[some], data.coefficients[rows[some]]], dim=1))
             out.append(field.render(planes, front.expand(len(some))).alpha)
-        return torch.cat(out)
+        return codes, torch.cat(out)
 
 
-def mend(branch: Background, outlines: Tensor, steps: int, rate: float, batch: int = 16) -> tuple[Tensor, Tensor]:
+def mend(
+    branch: Background, codes: Tensor, outlines: Tensor, steps: int, rate: float, batch: int = 16
+) -> tuple[Tensor, Tensor]:
     """Train a branch in place.
 
     Args:
         branch: With weights.
-        outlines: (N, h, w) opacity of people.
+        codes: (N, noise) of people.
+        outlines: (N, h, w) opacity of them.
         steps: Of Adam.
         rate: Adam's; falls to zero.
         batch: Backgrounds a step.
@@ -108,8 +118,12 @@ def mend(branch: Background, outlines: Tensor, steps: int, rate: float, batch: i
     old = copy.deepcopy(branch)
 
     def sample() -> tuple[Tensor, Tensor]:
-        a, b = torch.randint(len(outlines), (2, batch), generator=random)
-        return torch.randn(batch, branch.noise, generator=random), outlines[a] * outlines[b]
+        known, anybody = torch.randint(len(codes), (2, batch), generator=random)
+        z, alpha = codes[known], outlines[known].clone()
+        half = batch // 2  # have any code: there only what two people hide is hidden
+        z[:half] = torch.randn(half, branch.noise, generator=random)
+        alpha[:half] *= outlines[anybody[:half]]
+        return z, alpha
 
     def terms(z: Tensor, alpha: Tensor) -> Tensor:
         now = branch(z)

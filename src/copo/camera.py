@@ -145,6 +145,11 @@ class Camera:
         return self.cam2world[:, :3, 3]
 
     @property
+    def direction(self) -> Tensor:
+        """(B, 3) unit vectors from the origin, where heads are, towards the cameras."""
+        return self.position / self.position.norm(dim=1, keepdim=True).clamp_min(1e-9)
+
+    @property
     def forward(self) -> Tensor:
         """(B, 3) unit viewing direction in the world."""
         return self.cam2world[:, :3, 2]

@@ -297,6 +297,8 @@ class DiscriminatorConfig(_Config):
 class VaeConfig(_Config):
     """Sizes of one coefficient prior (paper, section 3.2). Defaults are the published identity prior."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"longest"})
+
     coefficients: int = 160
     """Number of coefficients of the factor."""
     latent: int = 128
@@ -312,6 +314,9 @@ class VaeConfig(_Config):
     """Negative slope of the encoder's and the discriminator's activation."""
     decoder_slope: float = 0.2
     """Negative slope of the decoder's activation."""
+    longest: float = 0.0
+    """Largest Euclidean norm of a sample before the multipliers, that of the rows it was trained on (ours): one sample
+    in a thousand would be far beyond all of them. Longer ones are scaled down to it; 0 sets no limit."""
 
     def __post_init__(self) -> None:
         for name in ("coefficients", "latent", "hidden", "blocks"):
@@ -323,17 +328,38 @@ class VaeConfig(_Config):
 
 @dataclass(frozen=True)
 class NoisePriorConfig(_Config):
-    """Sizes of the prior of noise codes (`copo.networks.noise_prior`)."""
+    """Sizes of the prior of noise codes (`copo.networks.conditional_priors`)."""
 
     noise: int
     """Length of the noise code."""
     identity: int
     """Number of coefficients of shape and albedo."""
+    people: int = 1
+    """Number of people whose codes it knows."""
+    places: int = 1
+    """Numbers in which their identities are compared."""
 
     def __post_init__(self) -> None:
-        for name in ("noise", "identity"):
-            if getattr(self, name) < 1:
-                raise CopoError(f"NoisePriorConfig.{name} = {getattr(self, name)}: it must be at least 1")
+        _all_positive(self)
+
+
+@dataclass(frozen=True)
+class LightPriorConfig(_Config):
+    """Sizes of the prior of light for identities (`copo.networks.conditional_priors`)."""
+
+    identity: int
+    """Number of coefficients of shape and albedo."""
+    illumination: int
+    """Number of coefficients of light."""
+
+    def __post_init__(self) -> None:
+        _all_positive(self)
+
+
+def _all_positive(config: NoisePriorConfig | LightPriorConfig) -> None:
+    for name, value in vars(config).items():
+        if value < 1:
+            raise CopoError(f"{type(config).__name__}.{name} = {value}: it must be at least 1")
 
 
 PRESETS: dict[str, GeneratorConfig] = {

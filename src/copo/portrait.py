@@ -52,9 +52,9 @@ from copo.head.open_head import OpenHead
 from copo.head.protocol import HeadModel
 from copo.illumination import direction_from_angles, directional_light, normalise_exposure
 from copo.networks.build import load
+from copo.networks.conditional_priors import LightPrior, NoisePrior
 from copo.networks.generator import Generator
 from copo.networks.layers import NoiseMode
-from copo.networks.noise_prior import NoisePrior
 from copo.networks.personal import personal
 from copo.networks.vae import Vae
 
@@ -179,6 +179,7 @@ class Portrait:
         priors: Learned priors by factor (`PRIOR_NAMES`), on the CPU, where they give the same numbers everywhere. A
             factor without one is drawn by a simple rule (docs/python.md).
         noise_prior: Which noise codes go with whom, on the CPU; any with anybody where there is none.
+        light_prior: Which light goes with whom, seen from where; likewise.
         default_camera: The camera of a frontal portrait, framed as in training.
         notes: Free text about the origin.
         name: What to call it in files: a hub id, the folder's name, or "portrait" for the packaged one.
@@ -192,6 +193,7 @@ class Portrait:
     notes: Mapping[str, str] = field(default_factory=dict)
     name: str = "unnamed"
     noise_prior: NoisePrior | None = None
+    light_prior: LightPrior | None = None
 
     def __post_init__(self) -> None:
         check_spec(self.generator, self.spec, self.name)
@@ -203,6 +205,15 @@ class Portrait:
                     f"coefficients, its generator reads {self.spec.noise} and {self.spec.identity}"
                 )
             self.noise_prior.cpu().eval().requires_grad_(False)
+        if self.light_prior is not None:
+            lit = self.light_prior.config
+            if (lit.illumination, lit.identity) != (self.spec.illumination, self.spec.identity):
+                raise CopoError(
+                    f"model {self.name}: its prior of light for identities has {lit.illumination} numbers for "
+                    f"{lit.identity} coefficients, its generator reads {self.spec.illumination} and "
+                    f"{self.spec.identity}"
+                )
+            self.light_prior.cpu().eval().requires_grad_(False)
         sizes = {name: getattr(self.spec, name) for name in PRIOR_NAMES}
         for name, prior in self.priors.items():
             if name not in sizes:
@@ -260,10 +271,15 @@ class Portrait:
             for n, s in checkpoint.networks.items()
             if n.removeprefix("prior_") in PRIOR_NAMES
         }
-        noise = checkpoint.networks.get("prior_noise")
-        noise_prior = None if noise is None else cast(NoisePrior, load(noise.config, noise.state, f"model {name}"))
+        fitting = {
+            n: load(s.config, s.state, f"model {name}, {n}")
+            for n, s in checkpoint.networks.items()
+            if n in ("prior_noise", "prior_light")
+        }
+        noise_prior = cast(NoisePrior | None, fitting.get("prior_noise"))
+        light_prior = cast(LightPrior | None, fitting.get("prior_light"))
         camera = _noted_camera(checkpoint.notes, folder) or Camera.from_degrees(fov=math.degrees(generator.config.fov))
-        return cls(generator, spec, head, priors, camera, checkpoint.notes, name, noise_prior).to(device)
+        return cls(generator, spec, head, priors, camera, checkpoint.notes, name, noise_prior, light_prior).to(device)
 
     @classmethod
     def random(
@@ -307,8 +323,9 @@ class Portrait:
         networks = {"generator": StoredNetwork(self.generator.config, self.generator.state_dict())}
         for name, prior in self.priors.items():
             networks[f"prior_{name}"] = StoredNetwork(prior.config, prior.state_dict())
-        if self.noise_prior is not None:
-            networks["prior_noise"] = StoredNetwork(self.noise_prior.config, self.noise_prior.state_dict())
+        for name, fitting in (("noise", self.noise_prior), ("light", self.light_prior)):
+            if fitting is not None:
+                networks[f"prior_{name}"] = StoredNetwork(fitting.config, fitting.state_dict())
         notes = {**self.notes, "camera": json.dumps(self.default_camera.to_eg3d()[0].tolist())}
         save_checkpoint(Checkpoint(networks, self.spec, notes), target, torch.float16 if half else None)
         write_bytes(target / "README.md", self._card().encode())
@@ -440,12 +457,21 @@ class Portrait:
 
     # --- factors ----------------------------------------------------------------------------------------------------
 
-    def sample(self, seeds: Sequence[int] | int | None = None, *, seed: int | None = None, psi: Psi = 1.0) -> Factors:
+    def sample(
+        self,
+        seeds: Sequence[int] | int | None = None,
+        *,
+        seed: int | None = None,
+        psi: Psi = 1.0,
+        people: Factors | None = None,
+        view: Camera | None = None,
+    ) -> Factors:
         """Random people with expression, light, hair and background, one for each seed.
 
-        Every factor has its own stream of random numbers: the same seed names the same light whoever it falls on. The
-        noise code alone is drawn for the seed's identity where the model knows which hair, clothes and background go
-        with whom; it can be given to anybody. The numbers do not depend on the device or on the other seeds.
+        Every factor has its own stream of random numbers. Noise code and light are drawn for the identity where the
+        model knows which hair, clothes and background, and which light, go with whom
+        (`copo.networks.conditional_priors`); they can be given to anybody. The numbers do not depend on the device
+        or on the other seeds.
 
         Args:
             seeds: Non-negative seeds.
@@ -454,6 +480,9 @@ class Portrait:
                 factors, or by factor ("identity", "expression", "illumination", "noise"; 1 where left out). It tames
                 the factors themselves, so that what was asked for is still what is shown; the psi of `render` tames
                 what the generator makes of them.
+            people: (1 or B) whose identities are taken instead of new ones.
+            view: (1 or B) cameras that light is drawn for: photographers light the side that they see. By default
+                the front.
 
         Returns:
             Factors (B) on the CPU, expression within its range.
@@ -465,8 +494,12 @@ class Portrait:
         share = _shares(psi)
         out = Factors.neutral(self.spec, len(chosen))
         drawn = {name: self._draw(name, chosen, share[name]) for name in PRIOR_NAMES}
-        people = out.replace(**drawn)
-        return people.replace(noise=self._noise_codes(chosen, people) * share["noise"])
+        if people is not None:
+            self._check(people)
+            drawn["identity"] = people.identity.cpu().expand(len(chosen), -1)
+        out = out.replace(**drawn)
+        out = self._fitting_light(out, self.default_camera if view is None else view)
+        return out.replace(noise=self._noise_codes(chosen, out) * share["noise"])
 
     def sample_cameras(
         self, seeds: Sequence[int] | int, yaw_sigma: float = YAW_SIGMA, pitch_sigma: float = PITCH_SIGMA
@@ -773,6 +806,19 @@ class Portrait:
                 f"factors of head {theirs.head!r} with sizes {_sizes(theirs)}: model {self.name} reads {mine.head!r} "
                 f"with {_sizes(mine)}; sample them from this model"
             )
+
+    @torch.no_grad()
+    def _fitting_light(self, drawn: Factors, view: Camera) -> Factors:
+        """The same people in light that goes with them, seen from there."""
+        if self.light_prior is None:
+            return drawn
+        slices, scale = self.spec.slices, self.spec.normaliser("illumination")
+        direction = view.direction.float().cpu().expand(len(drawn), 3)
+        rows = [
+            self.light_prior(row[None, slices["illumination"]], row[None, slices["identity"]], towards[None]) * scale
+            for row, towards in zip(drawn.to_vector(), direction, strict=True)  # one by one, as priors
+        ]
+        return drawn.replace(illumination=torch.cat(rows))
 
     @torch.no_grad()
     def _noise_codes(self, seeds: list[int], people: Factors) -> Tensor:

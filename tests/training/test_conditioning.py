@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.training.samples import ball_head, open_head
 
 from copo.camera import Camera
-from copo.config import VaeConfig
+from copo.config import LightPriorConfig, VaeConfig
 from copo.errors import CopoError
 from copo.head.shading import sh_shading
+from copo.networks.conditional_priors import LightPrior
 from copo.networks.vae import Vae
 from copo.training.conditioning import (
     FactorSampler,
@@ -92,6 +93,11 @@ def test_random_expressions_use_every_unit_sparsely_and_stay_in_range() -> None:
     assert ((drawn[:, up] == 0) | (drawn[:, down] == 0)).all()
 
 
+def camera_at(yaw: float) -> Camera:
+    """One metre away on the horizon, `yaw` degrees from the front towards +x."""
+    return turn_cameras(Camera.from_degrees(), torch.tensor([math.radians(yaw)]), torch.zeros(1))
+
+
 def sampler(**priors: Vae) -> FactorSampler:
     spec = ball_head().spec
     torch.manual_seed(0)
@@ -101,12 +107,24 @@ def sampler(**priors: Vae) -> FactorSampler:
 
 def test_natural_factors_are_recombined_from_photographs() -> None:
     """Every factor of one row comes from one photograph, different factors from different ones."""
-    rows = sampler().natural(200, torch.Generator().manual_seed(0))
+    rows = sampler().natural(200, torch.Generator().manual_seed(0), camera_at(0).expand(200))
     parts = sampler().slices
     for name in ("identity", "expression", "illumination"):
         assert (rows[:, parts[name]] == rows[:, parts[name].start : parts[name].start + 1]).all()
     assert (rows[:, parts["identity"].start] != rows[:, parts["expression"].start]).any()
     assert len(rows[:, 0].unique()) == 6
+
+
+def test_light_of_natural_portraits_fits_who_is_seen_from_where() -> None:
+    """Identity is one number from 0 to 5, x of the camera 0 or 1: light is 10 times the first plus 100 the second."""
+    drawn = sampler()
+    size, count = drawn.spec.identity, drawn.spec.illumination
+    prior = LightPrior(LightPriorConfig(size, count))
+    prior.gain[:, 0], prior.gain[:, size], prior.spread[:] = 10, 100, 0
+    drawn.light_prior = prior
+    rows = drawn.natural(2, torch.Generator().manual_seed(0), Camera.cat([camera_at(0), camera_at(90)]))
+    light = rows[:, drawn.slices["illumination"]]
+    torch.testing.assert_close(light, (10 * rows[:, :1] + torch.tensor([[0.0], [100.0]])).expand(2, count))
 
 
 def test_driven_factors_keep_the_person() -> None:

@@ -140,8 +140,8 @@ def test_style_distance_compares_statistics_and_leaves_empty_masks_out() -> None
     assert losses.style_distance([a], [b], mask, 0 * mask).item() == 0
 
 
-def test_obstruction_is_the_opacity_of_nine_centimetres() -> None:
-    density = torch.tensor([[[0.0, math.log(2) / 0.09], [1e6, 1e6]]])
+def test_obstruction_is_the_opacity_of_eleven_centimetres() -> None:
+    density = torch.tensor([[[0.0, math.log(2) / 0.11], [1e6, 1e6]]])
     mask = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
     assert losses.obstruction(density, mask).item() == pytest.approx(0.25)
     assert losses.obstruction(density, torch.zeros_like(mask)).item() == 0

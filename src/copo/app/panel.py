@@ -157,7 +157,8 @@ class Panel:
         self.refresh()
 
     def _reseed_hair(self) -> None:
-        noise = self.studio.base.sample(seed=max(int(self.hair.value), 0)).noise
+        person = self.studio.look.factors
+        noise = self.studio.base.sample(seed=max(int(self.hair.value), 0), people=person).noise
         self.studio.edit(lambda factors: factors.replace(noise=noise))
 
     def _named_expression(self) -> None:

@@ -18,7 +18,7 @@ from copo.errors import CopoError
 from copo.evaluation.sources import frontal_camera
 from copo.formats.atomic import write_bytes
 from copo.formats.dataset import PortraitDataset
-from copo.networks.build import load, load_noise_prior
+from copo.networks.build import load, load_light_prior, load_noise_prior
 from copo.portrait import Portrait as PortraitModel
 from copo.portrait import with_noise
 from copo.training.checkpoints import latest_state, load_state, pack_state
@@ -26,7 +26,7 @@ from copo.training.config import Acceleration, Precision, TrainingConfig, traini
 from copo.training.curves import read_expressions
 from copo.training.data import TrainingSet
 from copo.training.distributed import Processes
-from copo.training.loop import NOISE_PRIOR, OPTIONS_FILE, Ingredients, Trainer, needs_labels
+from copo.training.loop import LIGHT_PRIOR, NOISE_PRIOR, OPTIONS_FILE, Ingredients, Trainer, needs_labels
 from copo.training.plots import curves_svg, read_curves
 from copo.training.prior import FACTORS, factor_rows, prior_config, save_prior, train_prior
 from copo.training.release import translate
@@ -248,10 +248,11 @@ class Snapshot:
         if options.is_file():
             notes["conditioning"] = json.loads(options.read_text())["config"]["condition"]["pose"]
         camera = frontal_camera(None if self.data is None else PortraitDataset(self.data))
-        noise = state.part(f"{NOISE_PRIOR}/")
+        noise, light = state.part(f"{NOISE_PRIOR}/"), state.part(f"{LIGHT_PRIOR}/")
         model = PortraitModel(
             generator, with_noise(head.spec, config.noise), head, priors, camera, notes, self.out.name,
             noise_prior=load_noise_prior(noise) if noise else None,
+            light_prior=load_light_prior(light) if light else None,
         )  # fmt: skip
         print(f"wrote {model.save_pretrained(self.out)}: {notes['training']}")
 

@@ -184,7 +184,7 @@ def build_plan(
 def _samples(source: PortraitSource, counts: Counts, data: PortraitDataset | None, blend: str) -> Plan:
     seeds = list(range(counts.samples))
     camera = data_cameras(data, counts.samples)
-    return Plan("samples", source.sample(seeds), camera, {"seed": np.array(seeds, np.float64)})
+    return Plan("samples", source.sample(seeds, camera), camera, {"seed": np.array(seeds, np.float64)})
 
 
 def _samples3d(source: PortraitSource, counts: Counts, data: PortraitDataset | None, blend: str) -> Plan:

@@ -86,8 +86,13 @@ class PortraitSource(Protocol):
         """Differs between sources that make different pictures."""
         ...
 
-    def sample(self, seeds: list[int]) -> Factors:
-        """Random portraits; a seed names the same one in every call."""
+    def sample(self, seeds: list[int], view: Camera | None = None) -> Factors:
+        """Random portraits; a seed names the same one in every call with the same view.
+
+        Args:
+            seeds: One for each.
+            view: (len(seeds)) where they will be seen from, for sources that know which light goes with it.
+        """
         ...
 
     def render(self, request: Request) -> Rendered:
@@ -104,7 +109,7 @@ class FieldSource:
     Args:
         field: Renders the generator; its weights' device is where pictures are made.
         spec: Of the factors.
-        sample: Random factors for seeds.
+        sample: Random factors for seeds and what they will be seen by.
         head: Head model of the factors, or None.
         name: For reports.
         conditioning: Which pose the planes were conditioned on in training.
@@ -117,7 +122,7 @@ class FieldSource:
         self,
         field: PortraitField,
         spec: FactorSpec,
-        sample: Callable[[list[int]], Factors],
+        sample: Callable[[list[int], Camera | None], Factors],
         head: HeadModel | None = None,
         name: str = "model",
         conditioning: Conditioning = "frontal",
@@ -141,9 +146,9 @@ class FieldSource:
         digest.update(self.sample([0]).to_vector().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def sample(self, seeds: list[int]) -> Factors:
+    def sample(self, seeds: list[int], view: Camera | None = None) -> Factors:
         """See `PortraitSource`."""
-        return self._sample(seeds)
+        return self._sample(seeds, view)
 
     @torch.no_grad()
     def render(self, request: Request) -> Rendered:
@@ -201,8 +206,8 @@ class PriorSampler:
         self.table = data.factors if data is not None and fits else None
 
     @torch.no_grad()
-    def __call__(self, seeds: list[int]) -> Factors:
-        """(len(seeds)) portraits."""
+    def __call__(self, seeds: list[int], view: Camera | None = None) -> Factors:
+        """(len(seeds)) portraits. Light does not follow the view here."""
         light = NEUTRAL_LIGHT if self.spec.illumination == NEUTRAL_LIGHT.numel() else None
         out = Factors.random(self.spec, seeds, light)
         for name in ("identity", "expression", "illumination"):
@@ -249,10 +254,14 @@ def portrait_source(
             own = model.head
     sampler = PriorSampler(model.spec, model.priors, data)
     complete = {"identity", "expression", "illumination"} <= set(model.priors)
+
+    def drawn(seeds: list[int], view: Camera | None) -> Factors:
+        return model.sample(seeds, view=view)
+
     return FieldSource(
         model.field,
         model.spec,
-        sampler if sampler.table is not None and not complete else model.sample,
+        sampler if sampler.table is not None and not complete else drawn,
         own,
         model.name,
         conditioning or known,
@@ -326,9 +335,9 @@ class HeadSource:
         text = repr((self.name, self.size, self.leak, self.map_size, self.sample([0]).to_vector().tolist()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def sample(self, seeds: list[int]) -> Factors:
+    def sample(self, seeds: list[int], view: Camera | None = None) -> Factors:
         """See `PortraitSource`."""
-        return self.sampler(seeds)
+        return self.sampler(seeds, view)
 
     @torch.no_grad()
     def render(self, request: Request) -> Rendered:

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from copo.config import DiscriminatorConfig, GeneratorConfig, NoisePriorConfig, VaeConfig
+from copo.config import DiscriminatorConfig, GeneratorConfig, LightPriorConfig, NoisePriorConfig, VaeConfig
 from copo.errors import CopoError, unknown_name
 from copo.factors import FactorSpec
 from copo.formats.atomic import atomic_write
 
 State = dict[str, Tensor]
-NetworkConfig = GeneratorConfig | DiscriminatorConfig | VaeConfig | NoisePriorConfig
+NetworkConfig = GeneratorConfig | DiscriminatorConfig | VaeConfig | NoisePriorConfig | LightPriorConfig
 
 FORMAT = "copo-checkpoint"
 VERSION = 1
@@ -32,6 +32,7 @@ _KINDS: dict[str, type[NetworkConfig]] = {
     "prior_expression": VaeConfig,
     "prior_illumination": VaeConfig,
     "prior_noise": NoisePriorConfig,
+    "prior_light": LightPriorConfig,
 }
 NETWORK_NAMES: tuple[str, ...] = tuple(_KINDS)
 """The networks that a checkpoint may hold; the file of each is NAME.safetensors."""

@@ -304,11 +304,11 @@ class Artist:
 
     def _sampled(self, seeds: list[int]) -> Factors:
         s = self.settings
-        drawn = self.model.sample(seeds, psi=dict(s.factor_psi))
         kept = [name for name in ("identity", "expression", "light", "noise") if name not in s.vary]
         if not kept:
-            return drawn
+            return self.model.sample(seeds, psi=dict(s.factor_psi))
         base = self.model.sample(seed=s.base_seed, psi=dict(s.factor_psi))
+        drawn = self.model.sample(seeds, psi=dict(s.factor_psi), people=base if "identity" in kept else None)
         return drawn.replace(**{LIGHT.get(name, name): getattr(base, LIGHT.get(name, name)) for name in kept})
 
     def _turned(self, camera: Camera) -> Camera:

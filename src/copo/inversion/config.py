@@ -98,7 +98,7 @@ class InversionConfig:
     code: CodeStage = field(default_factory=CodeStage)
     latent: LatentStage = field(default_factory=LatentStage)
     tuning: TuningStage = field(default_factory=TuningStage)
-    seconds: float = 22.0
+    seconds: float = 18.0
     """From the first look at the photographs to the last at the result; stages end early to keep it."""
     shares: tuple[float, float, float] = (0.25, 0.35, 0.4)
     """Of the time that is left for stages."""

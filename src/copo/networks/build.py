@@ -7,12 +7,12 @@ from typing import TypeVar, overload
 
 from torch import Tensor, nn
 
-from copo.config import DiscriminatorConfig, GeneratorConfig, NoisePriorConfig, VaeConfig
+from copo.config import DiscriminatorConfig, GeneratorConfig, LightPriorConfig, NoisePriorConfig, VaeConfig
 from copo.formats import official
 from copo.formats.checkpoint import check_state
+from copo.networks.conditional_priors import VIEW, LightPrior, NoisePrior
 from copo.networks.discriminator import Discriminator
 from copo.networks.generator import Generator
-from copo.networks.noise_prior import NoisePrior
 from copo.networks.vae import Vae, VaeDiscriminator
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -37,11 +37,13 @@ def load(config: DiscriminatorConfig, state: Mapping[str, Tensor], title: str = 
 def load(config: VaeConfig, state: Mapping[str, Tensor], title: str = ...) -> Vae: ...
 @overload
 def load(config: NoisePriorConfig, state: Mapping[str, Tensor], title: str = ...) -> NoisePrior: ...
+@overload
+def load(config: LightPriorConfig, state: Mapping[str, Tensor], title: str = ...) -> LightPrior: ...
 def load(
-    config: GeneratorConfig | DiscriminatorConfig | VaeConfig | NoisePriorConfig,
+    config: GeneratorConfig | DiscriminatorConfig | VaeConfig | NoisePriorConfig | LightPriorConfig,
     state: Mapping[str, Tensor],
     title: str = "weights",
-) -> Generator | Discriminator | Vae | NoisePrior:
+) -> Generator | Discriminator | Vae | NoisePrior | LightPrior:
     """The network of a configuration with the given weights (a `StoredNetwork`'s two parts), in evaluation mode.
 
     Weights stored in half precision become float32.
@@ -49,13 +51,15 @@ def load(
     Raises:
         CopoError: Names the first entry that does not fit the configuration, with both shapes.
     """
-    network: Generator | Discriminator | Vae | NoisePrior
+    network: Generator | Discriminator | Vae | NoisePrior | LightPrior
     if isinstance(config, GeneratorConfig):
         network = Generator(config)
     elif isinstance(config, DiscriminatorConfig):
         network = Discriminator(config)
     elif isinstance(config, NoisePriorConfig):
         network = NoisePrior(config)
+    elif isinstance(config, LightPriorConfig):
+        network = LightPrior(config)
     else:
         network = Vae(config)
     return fill(network, state, title)
@@ -63,8 +67,14 @@ def load(
 
 def load_noise_prior(state: Mapping[str, Tensor], title: str = "weights") -> NoisePrior:
     """The prior of noise codes with the given weights, whose shapes tell its sizes."""
-    noise, identity = state["gain"].shape
-    return load(NoisePriorConfig(noise, identity), state, title)
+    (people, noise), (places, identity) = state["codes"].shape, state["axes"].shape
+    return load(NoisePriorConfig(noise, identity, people, places), state, title)
+
+
+def load_light_prior(state: Mapping[str, Tensor], title: str = "weights") -> LightPrior:
+    """The prior of light for identities with the given weights, whose shapes tell its sizes."""
+    illumination, told = state["gain"].shape
+    return load(LightPriorConfig(told - VIEW, illumination), state, title)
 
 
 def load_official_generator(

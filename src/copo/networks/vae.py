@@ -69,7 +69,10 @@ class Vae(nn.Module):
 
     def sample(self, latent: Tensor) -> Tensor:
         """(B, latent), standard normal -> coefficients (B, coefficients) in the head model's units."""
-        return self.decode(latent) * self.scales
+        value = self.decode(latent)
+        if self.config.longest:
+            value = value * (self.config.longest / value.norm(dim=1, keepdim=True).clamp_min(1e-9)).clamp(max=1)
+        return value * self.scales
 
 
 class VaeDiscriminator(nn.Module):

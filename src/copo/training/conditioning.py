@@ -17,7 +17,7 @@ from copo.errors import CopoError
 from copo.factors import EXPRESSION_COMBINATIONS, FACTOR_NAMES, FactorSpec
 from copo.field.portrait_field import FRONTAL_POSE
 from copo.illumination import direction_from_angles, directional_light, rotate_illumination
-from copo.networks.noise_prior import NoisePrior
+from copo.networks.conditional_priors import LightPrior, NoisePrior
 from copo.networks.vae import Vae
 from copo.training.config import ConditionConfig, DrawConfig
 
@@ -36,8 +36,7 @@ def pose_of(camera: Camera) -> Tensor:
     Unlike `Camera.to_pitch_yaw` it is defined for cameras that are rolled or look past the origin, as cameras of
     photographs do.
     """
-    position = camera.position
-    direction = position / position.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    direction = camera.direction
     return torch.stack([direction[:, 1].clamp(-1, 1).acos(), torch.atan2(direction[:, 2], direction[:, 0])], dim=1)
 
 
@@ -143,6 +142,7 @@ class FactorSampler:
         priors: Coefficient priors by factor: identity, expression, illumination.
         config: Jitter and the driven part.
         noise_prior: Which noise codes go with whom; any with anybody where there is none.
+        light_prior: Which light goes with whom, seen from where; likewise.
     """
 
     spec: FactorSpec
@@ -150,6 +150,7 @@ class FactorSampler:
     priors: Mapping[str, Vae]
     config: DrawConfig
     noise_prior: NoisePrior | None = None
+    light_prior: LightPrior | None = None
 
     def __post_init__(self) -> None:
         sizes = {"identity": self.spec.identity, "expression": self.spec.expression,
@@ -169,9 +170,17 @@ class FactorSampler:
         every = self.spec.slices
         return {k: slice(v.start - shift, v.stop - shift) for k, v in every.items() if k != "noise"}
 
-    def natural(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, n) as people and photographs have them; each factor from its own draw."""
+    def natural(self, count: int, generator: torch.Generator, camera: Camera) -> Tensor:
+        """(count, n) as people and photographs have them; each factor from its own draw.
+
+        Args:
+            count: Number of portraits.
+            generator: Source of randomness, on the CPU.
+            camera: (count) what they are seen by.
+        """
         parts = [self.factor(name, count, generator) for name in ("identity", "expression", "illumination")]
+        if self.light_prior is not None:
+            parts[2] = self.light_prior(parts[2], parts[0], camera.direction)
         return torch.cat(parts, dim=1)
 
     def fitting(self, normal: Tensor, coefficients: Tensor) -> Tensor:

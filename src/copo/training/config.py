@@ -114,8 +114,8 @@ class ImitationWeights:
     """Mean share of a pixel that is matter of class background (ours): walls belong to the background branch, where no
     camera and no expression moves them."""
     clearance: float = 0.0
-    """Opacity of the space from 3 to 12 cm before the face (ours): what the front does not give away floats there, a
-    faint second face in profiles."""
+    """Opacity of the space from 1 to 12 cm before the bare face (ours): what the front does not give away floats there,
+    a faint second face in profiles."""
     hidden: float = 0.0
     """Squared difference of pixels of the background branch that the person hides from what is seen around them (ours):
     photographs from the front say nothing of them, and ghosts of heads were left there that profiles laid open."""
@@ -287,6 +287,9 @@ class DrawConfig:
     """Largest turn of a driven portrait's light about the vertical, radians (ours)."""
     lamps: float = 0.3
     """Share of driven portraits under one white lamp from any side instead (ours): studios have soft light."""
+    light_that_fits: bool = False
+    """Whether people from the priors are seen in light as photographs show it on such people from such a side
+    (ours; `copo.networks.conditional_priors.LightPrior`)."""
     max_yaw: float = math.radians(60)
     """Largest yaw of a driven portrait's camera from the front, radians (ours)."""
     max_pitch: float = math.radians(20)
@@ -305,8 +308,9 @@ class CodeConfig:
     """Share of reconstructions whose code is replaced by a random one; they are compared on the face alone, so the
     coefficients must explain it."""
     by_identity: bool = False
-    """Whether people from the priors get codes as people of their identity have them (`copo.networks.noise_prior`):
-    else the generator is asked for any hair and clothes with any face, and the discriminators know better."""
+    """Whether people from the priors get codes as people of their identity have them
+    (`copo.networks.conditional_priors`): else the generator is asked for any hair and clothes with any face, and the
+    discriminators know better."""
     driven_random: float = 0.5
     """Share of driven portraits with a random code instead of a person's: people who were never photographed must
     follow the head too."""
@@ -438,7 +442,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     follow = ImitationWeights(
         colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, landmarks=0.05, dense_landmarks=1.0,
         light=1.0, expression=6.0, focus=("eyeBlinkLeft", "eyeBlinkRight"), focus_factor=6.0, pose=1.0, depth=50.0,
-        labels=2.0, walls=6.0, clearance=100.0, hidden=10.0, spread=8.0,
+        labels=2.0, walls=6.0, clearance=100.0, hidden=100.0, spread=8.0,
         spread_margin=0.95,
     )  # fmt: skip
     sharp = replace(follow, colour=0.5)
@@ -452,7 +456,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.2, r1=2.0, pose=0.5, latent=0.1)
     pairs = ContrastiveWeights(
         expression_flow=1.0, flow_margin=4, expression_background=5.0, expression_hair=2.0, expression_mouth=0.1,
-        illumination_background=2.0, illumination_hair=2.0, illumination_identity=3.0, illumination_landmarks=1.0,
+        illumination_background=5.0, illumination_hair=2.0, illumination_identity=3.0, illumination_landmarks=1.0,
         identity_background=2.0, expression_identity=3.0, pose_identity=2.0, factors_per_step=1,
     )  # fmt: skip
     return (
@@ -468,7 +472,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
         ),
         StageConfig(
             "disentanglement", 1000 * scale, MixConfig(0.125, 0.5, 0.375), reconstruction=gentle,
-            adversarial=replace(gan, r1=4.0), imitation=sharp, semantics=classes, contrastive=pairs, learning_rate=0.5,
+            adversarial=replace(gan, r1=8.0), imitation=sharp, semantics=classes, contrastive=pairs, learning_rate=0.5,
         ),
     )  # fmt: skip
 
@@ -490,6 +494,7 @@ def training_preset(name: str) -> TrainingConfig:
             PRESETS[name], DISCRIMINATOR_PRESETS[name], portrait_stages(), batch=32, precision="bfloat16",
             acceleration="graphs", condition=ConditionConfig(pose="frontal", swap=0.0), adversarial_ramp_kimg=60.0,
             augment=AugmentConfig(mirror=True, maximum=0.7), codes=CodeConfig(by_identity=True),
+            draw=DrawConfig(light_that_fits=True, max_yaw=math.radians(75)),
         )  # fmt: skip
     if name == "tiny":
         return TrainingConfig(

@@ -147,12 +147,13 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def identities(self) -> Tensor:
-        """(code_count, shape + albedo) each person's mean, divided by the normalisers."""
+    def identities(self) -> tuple[Tensor, Tensor]:
+        """(code_count, shape + albedo) each person's mean, divided by the normalisers, and (code_count,) how many
+        photographs there are."""
         size = self.spec.identity
         counts = torch.bincount(self.codes, minlength=self.code_count)
         sums = torch.zeros(self.code_count, size).index_add_(0, self.codes, self.coefficients[:, :size])
-        return sums / counts[:, None]
+        return sums / counts[:, None], counts
 
     def picture(self, position: int, side: int) -> Tensor:
         """(3, side, side) uint8 of the photograph at a position of `rows`."""

@@ -25,7 +25,7 @@ from copo.field.sampling import Jitter
 from copo.formats.checkpoint import Checkpoint, StoredNetwork, save_checkpoint
 from copo.head.protocol import HeadModel
 from copo.networks.build import load_noise_prior
-from copo.networks.noise_prior import fit_noise_prior
+from copo.networks.conditional_priors import fit_light_prior, fit_noise_prior
 from copo.networks.vae import Vae
 from copo.training import sheets
 from copo.training.acceleration import RecordedStep
@@ -45,7 +45,9 @@ from copo.training.stats import Collector, RunLog, drop_later
 from copo.training.steps import DiscriminatorStep, GeneratorStep, Networks, draw_inputs
 
 OPTIONS_FILE = "training_options.json"
-NOISE_PRIOR = "noise_prior"
+NOISE_PRIOR, LIGHT_PRIOR = "noise_prior", "light_prior"
+DRAWN = 4096
+"""Samples that say how a prior spreads."""
 """Title of its tensors in a checkpoint."""
 CHECK_STEPS = 16
 """Steps between two looks at the clock and at the other processes."""
@@ -168,6 +170,7 @@ class Trainer:
         )
         self.guide = teachers.guide
         self.sampler = FactorSampler(self.spec, ingredients.data.coefficients, ingredients.priors, config.draw)
+        self._learn_light()
         compiled = config.acceleration == "compile"
         jitter: Jitter = True if config.jitter == "sample" else "picture"
         painter = Painter(self.networks.generator, config.precision, compiled, head=head, jitter=jitter)
@@ -295,7 +298,21 @@ class Trainer:
         """Which codes go with whom, as far as is known by now."""
         codes = self.networks.codes
         if codes is not None and self.config.codes.by_identity:
-            self.sampler.noise_prior = fit_noise_prior(codes.weight, self.ingredients.data.identities())
+            people, photographs = self.ingredients.data.identities()
+            random = torch.Generator().manual_seed(self.config.run.seed)
+            drawn = self.sampler.factor("identity", DRAWN, random)
+            self.sampler.noise_prior = fit_noise_prior(
+                codes.weight, people, photographs, drawn, self.config.codes.noise
+            )
+
+    def _learn_light(self) -> None:
+        """Which light goes with whom, in this data set."""
+        if not self.config.draw.light_that_fits:
+            return
+        data, sampler = self.ingredients.data, self.sampler
+        drawn = sampler.factor("illumination", DRAWN, torch.Generator().manual_seed(self.config.run.seed))
+        rows = {name: data.coefficients[:, part] for name, part in sampler.slices.items()}
+        sampler.light_prior = fit_light_prior(rows["illumination"], rows["identity"], data.cameras.direction, drawn)
 
     def _stream(self) -> PhotographStream:
         c, p = self.config, self.processes
@@ -491,9 +508,9 @@ class Trainer:
         networks = {"generator": StoredNetwork(self.config.generator, self.average.state_dict())}
         for name, prior in self.ingredients.priors.items():
             networks[f"prior_{name}"] = StoredNetwork(prior.config, prior.state_dict())
-        noise = self.sampler.noise_prior
-        if noise is not None:
-            networks["prior_noise"] = StoredNetwork(noise.config, noise.state_dict())
+        for name, fitting in (("noise", self.sampler.noise_prior), ("light", self.sampler.light_prior)):
+            if fitting is not None:
+                networks[f"prior_{name}"] = StoredNetwork(fitting.config, fitting.state_dict())
         notes = {
             "training": f"{self.progress.kimg:.3f} kimg, {self.out.name}",
             "conditioning": self.config.condition.pose,
@@ -510,8 +527,9 @@ class Trainer:
                 # With a first decay of 0 the first moment is the last gradient, which nothing depends on.
                 kept = {key: v for key, v in moments.items() if key != "exp_avg"}
                 tensors |= {f"adam_{title}/{number}/{key}": torch.as_tensor(v) for key, v in kept.items()}
-        if self.sampler.noise_prior is not None:
-            tensors |= {f"{NOISE_PRIOR}/{name}": v for name, v in self.sampler.noise_prior.state_dict().items()}
+        for title, fitting in ((NOISE_PRIOR, self.sampler.noise_prior), (LIGHT_PRIOR, self.sampler.light_prior)):
+            if fitting is not None:
+                tensors |= {f"{title}/{name}": value for name, value in fitting.state_dict().items()}
         if self._signs:
             tensors["signs"] = torch.stack(self._signs)
         return TrainingState(tensors, vars(self.progress).copy(), self._identity())

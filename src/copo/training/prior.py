@@ -213,6 +213,7 @@ def train_prior(
     vae.eval().requires_grad_(False)
     if config.factor == "identity":  # many coefficients and one row a person; light's samples are good and got worse
         match_moments(vae, train, config.seed)
+    vae.config = replace(vae.config, longest=float(train.norm(dim=1).max()))
     return vae.cpu(), report_prior(vae.cpu(), train.cpu(), test.cpu(), config)
 
 
@@ -288,7 +289,7 @@ def save_prior(
     Raises:
         CopoError: The folder cannot be written.
     """
-    stored = StoredNetwork(config.network, vae.state_dict())
+    stored = StoredNetwork(vae.config, vae.state_dict())
     notes = {"training": f"prior of {config.factor}, {config.steps} steps on {report.train} rows"}
     save_checkpoint(Checkpoint({f"prior_{config.factor}": stored}, spec, notes), folder)
     body = {"report": asdict(report), "config": asdict(config)}

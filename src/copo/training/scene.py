@@ -246,7 +246,8 @@ class Scene:
         return first, second
 
     def clearance(self, made: Portraits, least: float, most: float) -> Tensor:
-        """(B, h, w) densities before the head's surface: one on the ray of each pixel, at a random distance from it.
+        """(B, h, w) densities before the head's surface: one on the ray of each pixel, at a random distance from it,
+        of which each doubling is as likely: a second face lies close before the first.
 
         Args:
             made: Portraits of this scene.
@@ -256,7 +257,7 @@ class Scene:
         generator, depth = self.painter.generator, made.view.depth
         side = depth.shape[-1]
         rays = camera_rays(made.camera, side, generator.config.pixel_grid)
-        away = least + (most - least) * torch.rand_like(depth)
+        away = least * (most / least) ** torch.rand_like(depth)
         along = depth.flatten(1) / rays.axis_share - away.flatten(1)
         points = rays.origins + along[..., None] * rays.directions
         features = sample_planes(made.planes.planes, points, generator.config.box)

@@ -144,7 +144,7 @@ def fixed_latents(trainer: Trainer, count: int, frontal: bool = False) -> tuple[
         turned = (pose_of(cameras) - math.pi / 2).abs().amax(1)
         cameras = cameras[turned.argsort()[: max(len(cameras) // 4, 1)]]
     rows = torch.randint(len(cameras), (count,), generator=generator)
-    natural = trainer.sampler.natural(count, generator)
+    natural = trainer.sampler.natural(count, generator, cameras[rows])
     return torch.cat([trainer.sampler.fitting(noise, natural), natural], dim=1), cameras[rows]
 
 

@@ -112,16 +112,13 @@ def draw_inputs(
     counts = Counts.of(stage, len(batch.index))
     noise = config.generator.noise
 
-    def some(count: int) -> Camera:
-        return cameras[torch.randint(len(cameras), (count,), generator=generator)]
-
     photos = slice(0, counts.photographs)
     base = torch.arange(counts.photographs, counts.photographs + counts.driven) % len(batch.index)
     photo_camera = batch.camera[photos]
-    natural_camera = some(counts.natural)
+    natural_camera = cameras[torch.randint(len(cameras), (counts.natural,), generator=generator)]
     driven_camera = driven_cameras(cameras, counts.driven, config.draw, generator)
     camera = Camera.cat([photo_camera, natural_camera, driven_camera])
-    natural = sampler.natural(counts.natural, generator)
+    natural = sampler.natural(counts.natural, generator, natural_camera)
     normal = torch.randn(counts.natural + counts.driven, noise, generator=generator)
     out: Tensors = {
         "pictures": batch.pictures,

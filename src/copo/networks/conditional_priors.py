@@ -1,0 +1,192 @@
+"""What goes with whom (ours): noise codes as people of an identity have them, and light as they were photographed in.
+
+Factors that are drawn apart ask the generator for hair and light that no photograph has with such a face, and a
+discriminator that knows this tells it nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from copo.config import LightPriorConfig, NoisePriorConfig
+
+REACH = 1.5
+"""Standard deviations of identity within which people are alike."""
+HIDING = 1.0
+"""Standard deviations of noise on the stored places of people: a model that is given away does not tell the face of
+anybody it was trained on. With it, people are alike within 1.8."""
+PLACES = 32
+"""Principal components in which identities are compared."""
+
+
+class NoisePrior(nn.Module):
+    """Codes for identities: one of the learned codes of people who are alike, blurred as training blurs it.
+
+    Learned codes fill no Gaussian: between them the generator has learned little. Blurred codes are what it was
+    trained with. Over all that is drawn, each code is as frequent as in photographs.
+
+    Args:
+        config: Sizes.
+    """
+
+    codes: Tensor
+    frequency: Tensor
+    places: Tensor
+    axes: Tensor
+    centre: Tensor
+    blur: Tensor
+
+    def __init__(self, config: NoisePriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("codes", torch.zeros(config.people, config.noise))
+        self.register_buffer("frequency", torch.zeros(config.people))
+        self.register_buffer("places", torch.zeros(config.people, config.places))
+        self.register_buffer("axes", torch.zeros(config.places, config.identity))
+        self.register_buffer("centre", torch.zeros(config.identity))
+        self.register_buffer("blur", torch.ones(()))
+
+    def forward(self, normal: Tensor, identity: Tensor) -> Tensor:
+        """Codes of people.
+
+        Args:
+            normal: (B, noise) standard normal numbers. Their sum says which of the people who are alike gives the code.
+            identity: (B, identity) shape and albedo as the generator reads them, divided by their normalisers.
+
+        Returns:
+            (B, noise) codes.
+        """
+        total = (self.likeness(identity) + self.frequency.double()).softmax(1).cumsum(1)
+        share = torch.special.ndtr(normal.double().sum(1, keepdim=True) / math.sqrt(normal.shape[1]))
+        pick = (total < share).sum(1).clamp(max=len(self.codes) - 1)
+        return self.codes[pick] + self.blur * normal
+
+    def likeness(self, identity: Tensor) -> Tensor:
+        """(B, identity) -> (B, people) logarithm of how alike they are."""
+        place = (identity - self.centre).double() @ self.axes.double().T
+        return -torch.cdist(place, self.places.double()).square() / (2 * REACH**2)
+
+
+@torch.no_grad()
+def fit_noise_prior(
+    codes: Tensor, identity: Tensor, photographs: Tensor, drawn: Tensor, blur: float, rounds: int = 100
+) -> NoisePrior:
+    """From learned codes.
+
+    Args:
+        codes: (P, noise) of people.
+        identity: (P, identity) shape and albedo, divided by their normalisers.
+        photographs: (P,) how many there are of each.
+        drawn: (M, identity) of people who will get codes.
+        blur: Standard deviation of the noise that training adds to codes.
+        rounds: In which frequencies are balanced (half of the iteration of Sinkhorn 1967).
+
+    Returns:
+        In evaluation mode, on the CPU.
+    """
+    codes, identity = codes.detach().float().cpu(), identity.detach().float().cpu()
+    centre = identity.mean(0)
+    _, spread, directions = torch.linalg.svd((identity - centre).double(), full_matrices=False)
+    count = min(PLACES, len(spread))
+    scale = (spread[:count] / len(codes) ** 0.5).clamp_min(1e-3)
+    axes = (directions[:count] / scale[:, None]).float()
+    prior = NoisePrior(NoisePriorConfig(codes.shape[1], identity.shape[1], len(codes), count))
+    prior.codes.copy_(codes)
+    prior.axes.copy_(axes)
+    prior.centre.copy_(centre)
+    noise = torch.randn(prior.places.shape, generator=torch.Generator().manual_seed(0))
+    prior.places.copy_((identity - centre) @ axes.T + HIDING * noise)
+    prior.blur.fill_(blur)
+    wanted = (photographs.double().cpu() / photographs.sum()).log()
+    alike, frequency = prior.likeness(drawn.float().cpu()), torch.zeros(len(codes), dtype=torch.float64)
+    for _ in range(rounds):
+        given = (alike + frequency).log_softmax(1).logsumexp(0) - math.log(len(drawn))
+        frequency += wanted - given
+    prior.frequency.copy_(frequency - frequency.mean())
+    return prior.eval()
+
+
+VIEW = 6
+"""Numbers that tell from where a head is seen."""
+RIDGE = 0.1
+"""Of the regression of light, as a share of each coefficient's variance."""
+
+
+def _told(identity: Tensor, direction: Tensor) -> Tensor:
+    """(B, identity + VIEW): what light follows. Light that stands before a camera is quadratic in its direction."""
+    x, y, z = direction.unbind(1)
+    return torch.cat([identity, direction, torch.stack([x * x, x * z, y * y], dim=1)], dim=1)
+
+
+class LightPrior(nn.Module):
+    """Light for identities and viewpoints: a linear Gaussian around what the prior of light draws.
+
+    Albedo and light are only known by their product, and photographers light the side that they see: of the default
+    model's photographs two thirds of the variance of light are told by who is seen from where.
+
+    Args:
+        config: Sizes.
+    """
+
+    gain: Tensor
+    offset: Tensor
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, config: LightPriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("gain", torch.zeros(config.illumination, config.identity + VIEW))
+        self.register_buffer("offset", torch.zeros(config.illumination))
+        self.register_buffer("centre", torch.zeros(config.illumination))
+        self.register_buffer("spread", torch.eye(config.illumination))
+
+    def forward(self, drawn: Tensor, identity: Tensor, direction: Tensor) -> Tensor:
+        """Light that fits.
+
+        Args:
+            drawn: (B, illumination) of the prior of light, divided by its normaliser.
+            identity: (B, identity) shape and albedo, divided by their normalisers.
+            direction: (B, 3) unit vectors from the head towards the camera.
+
+        Returns:
+            (B, illumination), divided by its normaliser.
+        """
+        return _told(identity, direction) @ self.gain.T + self.offset + (drawn - self.centre) @ self.spread.T
+
+
+@torch.no_grad()
+def fit_light_prior(light: Tensor, identity: Tensor, direction: Tensor, drawn: Tensor) -> LightPrior:
+    """From photographs, by ridge regression; what is left is as the prior of light draws it, scaled and turned.
+
+    Args:
+        light: (N, illumination) of photographs, divided by its normaliser.
+        identity: (N, identity), likewise.
+        direction: (N, 3) unit vectors towards their cameras.
+        drawn: (M, illumination) samples of the prior of light.
+
+    Returns:
+        In evaluation mode, on the CPU.
+    """
+    light, drawn = light.double().cpu(), drawn.double().cpu()
+    told = _told(identity, direction).double().cpu()
+    mean, deviation = told.mean(0), told.std(0, correction=0).clamp_min(1e-6)
+    x, y = (told - mean) / deviation, light - light.mean(0)
+    ridge = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+    gain = torch.linalg.solve(x.T @ x + ridge, x.T @ y).T / deviation
+    rest = y - (told - mean) @ gain.T
+    prior = LightPrior(LightPriorConfig(identity.shape[1], light.shape[1]))
+    prior.gain.copy_(gain)
+    prior.offset.copy_(light.mean(0) - gain @ mean)
+    prior.centre.copy_(drawn.mean(0))
+    prior.spread.copy_(_power(torch.cov(rest.T), 0.5) @ _power(torch.cov(drawn.T), -0.5))
+    return prior.eval()
+
+
+def _power(covariance: Tensor, exponent: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    least = 1e-4 * float(values[-1].clamp_min(1e-12))
+    return vectors @ torch.diag(values.clamp_min(least) ** exponent) @ vectors.T
