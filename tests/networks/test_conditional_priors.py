@@ -27,8 +27,8 @@ def test_a_code_is_that_of_who_is_most_alike(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(drawn, CODES[[1, 2]] + 0.5 * normal)
 
 
-def test_codes_are_as_frequent_as_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One photograph of the first person, two of the second, five of the third, though all drawn are like the first."""
+def test_codes_are_as_frequent_as_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part of the first code, two of the second, five of the third, though all drawn are like the first person."""
     monkeypatch.setattr(conditional_priors, "HIDING", 0.0)
     random = torch.Generator().manual_seed(0)
     people = PEOPLE[0] + torch.randn(4000, 3, generator=random)

@@ -26,7 +26,7 @@ class NoisePrior(nn.Module):
     """Codes for identities: one of the learned codes of people who are alike, blurred as training blurs it.
 
     Learned codes fill no Gaussian: between them the generator has learned little. Blurred codes are what it was
-    trained with. Over all that is drawn, each code is as frequent as in photographs.
+    trained with. Over all that is drawn, each code is as frequent as was asked.
 
     Args:
         config: Sizes.
@@ -72,14 +72,14 @@ class NoisePrior(nn.Module):
 
 @torch.no_grad()
 def fit_noise_prior(
-    codes: Tensor, identity: Tensor, photographs: Tensor, drawn: Tensor, blur: float, rounds: int = 100
+    codes: Tensor, identity: Tensor, shares: Tensor, drawn: Tensor, blur: float, rounds: int = 100
 ) -> NoisePrior:
     """From learned codes.
 
     Args:
         codes: (P, noise) of people.
         identity: (P, identity) shape and albedo, divided by their normalisers.
-        photographs: (P,) how many there are of each.
+        shares: (P,) how frequent the code of each shall be, of any sum.
         drawn: (M, identity) of people who will get codes.
         blur: Standard deviation of the noise that training adds to codes.
         rounds: In which frequencies are balanced (half of the iteration of Sinkhorn 1967).
@@ -100,7 +100,7 @@ def fit_noise_prior(
     noise = torch.randn(prior.places.shape, generator=torch.Generator().manual_seed(0))
     prior.places.copy_((identity - centre) @ axes.T + HIDING * noise)
     prior.blur.fill_(blur)
-    wanted = (photographs.double().cpu() / photographs.sum()).log()
+    wanted = (shares.double().cpu() / shares.sum()).log()
     alike, frequency = prior.likeness(drawn.float().cpu()), torch.zeros(len(codes), dtype=torch.float64)
     for _ in range(rounds):
         given = (alike + frequency).log_softmax(1).logsumexp(0) - math.log(len(drawn))
