@@ -334,9 +334,9 @@ class NoisePriorConfig(_Config):
     """Length of the noise code."""
     identity: int
     """Number of coefficients of shape and albedo."""
-    people: int = 1
+    people: int
     """Number of people whose codes it knows."""
-    places: int = 1
+    places: int
     """Numbers in which their identities are compared."""
 
     def __post_init__(self) -> None:

@@ -197,23 +197,19 @@ class Portrait:
 
     def __post_init__(self) -> None:
         check_spec(self.generator, self.spec, self.name)
-        if self.noise_prior is not None:
-            theirs = self.noise_prior.config
-            if (theirs.noise, theirs.identity) != (self.spec.noise, self.spec.identity):
+        for what, part, fitting in (
+            ("noise codes", "noise", self.noise_prior),
+            ("light for identities", "illumination", self.light_prior),
+        ):
+            if fitting is None:
+                continue
+            theirs, mine = ((getattr(sizes, part), sizes.identity) for sizes in (fitting.config, self.spec))
+            if theirs != mine:
                 raise CopoError(
-                    f"model {self.name}: its prior of noise codes has {theirs.noise} numbers for {theirs.identity} "
-                    f"coefficients, its generator reads {self.spec.noise} and {self.spec.identity}"
+                    f"model {self.name}: its prior of {what} has {theirs[0]} numbers for {theirs[1]} coefficients, its "
+                    f"generator reads {mine[0]} and {mine[1]}"
                 )
-            self.noise_prior.cpu().eval().requires_grad_(False)
-        if self.light_prior is not None:
-            lit = self.light_prior.config
-            if (lit.illumination, lit.identity) != (self.spec.illumination, self.spec.identity):
-                raise CopoError(
-                    f"model {self.name}: its prior of light for identities has {lit.illumination} numbers for "
-                    f"{lit.identity} coefficients, its generator reads {self.spec.illumination} and "
-                    f"{self.spec.identity}"
-                )
-            self.light_prior.cpu().eval().requires_grad_(False)
+            fitting.cpu().eval().requires_grad_(False)
         sizes = {name: getattr(self.spec, name) for name in PRIOR_NAMES}
         for name, prior in self.priors.items():
             if name not in sizes:

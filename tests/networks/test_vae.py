@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from copo.config import VAE_PRESETS, VaeConfig
 from copo.errors import CopoError
@@ -45,3 +48,18 @@ def test_impossible_configurations() -> None:
         VaeConfig(scales=(1.0, 2.0))
     with pytest.raises(CopoError, match=r"VaeConfig.hidden = 0"):
         VaeConfig(hidden=0)
+
+
+def test_samples_are_not_longer_than_the_longest_row() -> None:
+    """Ten are decoded, of any length; the limit is their median norm: half of them are scaled down to it."""
+    torch.manual_seed(0)
+    free = Vae(VaeConfig(coefficients=6, latent=4, hidden=8, blocks=1, scales=(0.5,))).eval()
+    latent = torch.randn(10, 4)
+    before = free.sample(latent)
+    limit = float(free.decode(latent).norm(dim=1).sort().values[4:6].mean().detach())
+    free.config = replace(free.config, longest=limit)
+    after = free.sample(latent)
+    long = before.norm(dim=1) > 0.5 * limit
+    assert long.sum() == 5 and torch.equal(after[~long], before[~long])
+    torch.testing.assert_close(after[long].norm(dim=1), torch.full((5,), 0.5 * limit))
+    torch.testing.assert_close(F.normalize(after), F.normalize(before))

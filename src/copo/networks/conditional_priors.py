@@ -113,6 +113,8 @@ VIEW = 6
 """Numbers that tell from where a head is seen."""
 RIDGE = 0.1
 """Of the regression of light, as a share of each coefficient's variance."""
+LEAST = 1e-4
+"""Variance of light in a direction that counts, as a share of the largest."""
 
 
 def _told(identity: Tensor, direction: Tensor) -> Tensor:
@@ -182,11 +184,17 @@ def fit_light_prior(light: Tensor, identity: Tensor, direction: Tensor, drawn: T
     prior.gain.copy_(gain)
     prior.offset.copy_(light.mean(0) - gain @ mean)
     prior.centre.copy_(drawn.mean(0))
-    prior.spread.copy_(_power(torch.cov(rest.T), 0.5) @ _power(torch.cov(drawn.T), -0.5))
+    prior.spread.copy_(covariance_roots(torch.cov(rest.T), LEAST)[0] @ covariance_roots(torch.cov(drawn.T), LEAST)[1])
     return prior.eval()
 
 
-def _power(covariance: Tensor, exponent: float) -> Tensor:
+def covariance_roots(covariance: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Square root and its inverse of a symmetric matrix.
+
+    Args:
+        covariance: (n, n), float64.
+        least: Smallest eigenvalue that is believed, as a share of the largest: directions with less stay bounded.
+    """
     values, vectors = torch.linalg.eigh(covariance)
-    least = 1e-4 * float(values[-1].clamp_min(1e-12))
-    return vectors @ torch.diag(values.clamp_min(least) ** exponent) @ vectors.T
+    values = values.clamp_min(least * float(values[-1]) + 1e-30)
+    return (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T

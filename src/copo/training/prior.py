@@ -27,6 +27,7 @@ from copo.formats.checkpoint import Checkpoint, StoredNetwork, save_checkpoint
 from copo.head.protocol import HeadModel
 from copo.head.renderer import RasterConfig, render_head
 from copo.illumination import NEUTRAL_LIGHT
+from copo.networks.conditional_priors import covariance_roots
 from copo.networks.vae import Vae, VaeDiscriminator
 
 FACTORS = {"id": "identity", "exp": "expression", "light": "illumination"}
@@ -235,20 +236,13 @@ def match_moments(vae: Vae, rows: Tensor, seed: int = 0, count: int = 4000) -> N
     latent = torch.randn(count, vae.config.latent, generator=random).to(rows)
     samples = vae.decode(latent).double()
     real = rows.double()
-    first, first_inverse = _roots(torch.cov(samples.T))
+    first, first_inverse = covariance_roots(torch.cov(samples.T), 1e-9)
     values, vectors = torch.linalg.eigh(first @ torch.cov(real.T) @ first)
     middle = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     change = first_inverse @ middle @ first_inverse
     weight, bias = vae.out.weight.double(), vae.out.bias.double()
     vae.out.weight.copy_(change @ weight)
     vae.out.bias.copy_(change @ (bias - samples.mean(0)) + real.mean(0))
-
-
-def _roots(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Square root and its inverse of a symmetric matrix; directions with next to no variance stay bounded."""
-    values, vectors = torch.linalg.eigh(covariance)
-    values = values.clamp_min(1e-9 * float(values[-1]) + 1e-30)
-    return (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
 
 
 @torch.no_grad()
