@@ -90,7 +90,7 @@ class Command:
         rows = torch.randint(len(data), (self.people,), generator=random)
         codes = torch.randn(self.people, generator.config.noise, generator=random)
         if prior is not None:
-            codes = prior(codes, data.coefficients[rows, : head.spec.identity])
+            codes = prior(codes, data.coefficients[rows, : head.spec.identity], data.cameras.direction[rows])
         field, out, front = PortraitField(generator, head=head), [], frontal_camera(dataset)
         for some in torch.arange(self.people).split(8):
             planes = field.planes(torch.cat([codes[some], data.coefficients[rows[some]]], dim=1))

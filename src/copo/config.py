@@ -338,6 +338,8 @@ class NoisePriorConfig(_Config):
     """Number of people whose codes it knows."""
     places: int
     """Numbers in which their identities are compared."""
+    photographs: int
+    """Number of photographs of which it knows the side they were taken from."""
 
     def __post_init__(self) -> None:
         _all_positive(self)

@@ -477,8 +477,9 @@ class Portrait:
                 the factors themselves, so that what was asked for is still what is shown; the psi of `render` tames
                 what the generator makes of them.
             people: (1 or B) whose identities are taken instead of new ones.
-            view: (1 or B) cameras that light is drawn for: photographers light the side that they see. By default
-                the front.
+            view: (1 or B) cameras that light and noise code are drawn for: photographers light the side that they see,
+                and not everybody was photographed from the side. By default the front. To see one person from several
+                sides, render the same factors by several cameras.
 
         Returns:
             Factors (B) on the CPU, expression within its range.
@@ -494,8 +495,9 @@ class Portrait:
             self._check(people)
             drawn["identity"] = people.identity.cpu().expand(len(chosen), -1)
         out = out.replace(**drawn)
-        out = self._fitting_light(out, self.default_camera if view is None else view)
-        return out.replace(noise=self._noise_codes(chosen, out) * share["noise"])
+        direction = (self.default_camera if view is None else view).direction.float().cpu().expand(len(chosen), 3)
+        out = self._fitting_light(out, direction)
+        return out.replace(noise=self._noise_codes(chosen, out, direction) * share["noise"])
 
     def sample_cameras(
         self, seeds: Sequence[int] | int, yaw_sigma: float = YAW_SIGMA, pitch_sigma: float = PITCH_SIGMA
@@ -804,12 +806,11 @@ class Portrait:
             )
 
     @torch.no_grad()
-    def _fitting_light(self, drawn: Factors, view: Camera) -> Factors:
-        """The same people in light that goes with them, seen from there."""
+    def _fitting_light(self, drawn: Factors, direction: Tensor) -> Factors:
+        """The same people in light that goes with them, seen from (B, 3)."""
         if self.light_prior is None:
             return drawn
         slices, scale = self.spec.slices, self.spec.normaliser("illumination")
-        direction = view.direction.float().cpu().expand(len(drawn), 3)
         rows = [
             self.light_prior(row[None, slices["illumination"]], row[None, slices["identity"]], towards[None]) * scale
             for row, towards in zip(drawn.to_vector(), direction, strict=True)  # one by one, as priors
@@ -817,13 +818,13 @@ class Portrait:
         return drawn.replace(illumination=torch.cat(rows))
 
     @torch.no_grad()
-    def _noise_codes(self, seeds: list[int], people: Factors) -> Tensor:
-        """(B, noise) codes that go with the identities of B people."""
+    def _noise_codes(self, seeds: list[int], people: Factors, direction: Tensor) -> Tensor:
+        """(B, noise) codes that go with the identities of B people, seen from (B, 3)."""
         normal = seeded_normal("noise", seeds, self.spec.noise)
         if self.noise_prior is None:
             return normal
-        rows = zip(normal, people.to_vector()[:, self.spec.slices["identity"]], strict=True)
-        return torch.cat([self.noise_prior(one[None], who[None]) for one, who in rows])  # one by one, as priors
+        rows = zip(normal, people.to_vector()[:, self.spec.slices["identity"]], direction, strict=True)
+        return torch.cat([self.noise_prior(*(x[None] for x in row)) for row in rows])  # one by one, as priors
 
     def _draw(self, name: str, seeds: list[int], psi: float) -> Tensor:
         """(B, n) one factor in the head model's units."""

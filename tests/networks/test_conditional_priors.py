@@ -16,14 +16,17 @@ from copo.portrait import Portrait
 
 PEOPLE = torch.tensor([[0.0, 0.0, 1.0], [10.0, 0.0, 1.0], [0.0, 10.0, 1.0]])
 CODES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+OWNERS = torch.arange(3)
+FRONT = torch.tensor([[0.0, 0.0, 1.0]])
+FRONTS = FRONT.expand(3, 3)
 
 
 def test_a_code_is_that_of_who_is_most_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditional_priors, "REACH", 0.1)
     monkeypatch.setattr(conditional_priors, "HIDING", 0.0)
-    prior = fit_noise_prior(CODES, PEOPLE, torch.ones(3), PEOPLE, blur=0.5)
+    prior = fit_noise_prior(CODES, PEOPLE, torch.ones(3), PEOPLE, 0.5, OWNERS, FRONTS)
     normal = torch.tensor([[0.2, -0.4], [1.0, 2.0]])
-    drawn = prior(normal, torch.tensor([[9.0, 1.0, 1.0], [1.0, 8.0, 1.0]]))
+    drawn = prior(normal, torch.tensor([[9.0, 1.0, 1.0], [1.0, 8.0, 1.0]]), FRONT.expand(2, 3))
     torch.testing.assert_close(drawn, CODES[[1, 2]] + 0.5 * normal)
 
 
@@ -32,8 +35,8 @@ def test_codes_are_as_frequent_as_was_asked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(conditional_priors, "HIDING", 0.0)
     random = torch.Generator().manual_seed(0)
     people = PEOPLE[0] + torch.randn(4000, 3, generator=random)
-    prior = fit_noise_prior(CODES, PEOPLE, torch.tensor([1.0, 2.0, 5.0]), people, blur=0.0)
-    drawn = prior(torch.randn(4000, 2, generator=random), people)
+    prior = fit_noise_prior(CODES, PEOPLE, torch.tensor([1.0, 2.0, 5.0]), people, 0.0, OWNERS, FRONTS)
+    drawn = prior(torch.randn(4000, 2, generator=random), people, FRONT.expand(4000, 3))
     shares = [float((drawn == code).all(1).float().mean()) for code in CODES]
     assert shares == pytest.approx([1 / 8, 2 / 8, 5 / 8], abs=0.03)
 
@@ -41,15 +44,37 @@ def test_codes_are_as_frequent_as_was_asked(monkeypatch: pytest.MonkeyPatch) -> 
 def test_nobodys_identity_can_be_read_from_it() -> None:
     """Whitened places have a variance of 1, what is stored of them one of 2: half of it is noise."""
     identity = torch.randn(500, 8, generator=torch.Generator().manual_seed(1))
-    prior = fit_noise_prior(torch.randn(500, 4), identity, torch.ones(500), identity, blur=0.5)
+    prior = fit_noise_prior(torch.randn(500, 4), identity, torch.ones(500), identity, 0.5, OWNERS, FRONTS)
     places = (identity - prior.centre) @ prior.axes.T
     told = torch.corrcoef(torch.stack([places.flatten(), prior.places.flatten()]))[0, 1].square()
     assert float(told) == pytest.approx(0.5, abs=0.05)
 
 
 def test_few_people_can_be_compared() -> None:
-    prior = fit_noise_prior(torch.randn(2, 4), torch.randn(1, 30).expand(2, 30), torch.ones(2), torch.randn(9, 30), 0.5)
-    assert torch.isfinite(prior(torch.randn(5, 4), torch.randn(5, 30))).all()
+    same = torch.randn(1, 30).expand(2, 30)
+    prior = fit_noise_prior(torch.randn(2, 4), same, torch.ones(2), torch.randn(9, 30), 0.5, OWNERS[:2], FRONTS[:2])
+    assert torch.isfinite(prior(torch.randn(5, 4), torch.randn(5, 30), torch.randn(5, 3))).all()
+
+
+def test_seen_from_the_side_people_have_codes_of_who_was_photographed_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everybody is like everybody. From the front: all photographs of two, half of those of the third; from the right:
+    the third alone; from where nobody was photographed: as often as was asked."""
+    monkeypatch.setattr(conditional_priors, "HIDING", 0.0)
+    right = torch.tensor([[1.0, 0.0, 0.0]])
+    who, where = torch.tensor([0, 1, 2, 2]), torch.cat([FRONT, FRONT, FRONT, right])
+    same = PEOPLE[:1].expand(3, 3)
+    prior = fit_noise_prior(CODES, same, torch.tensor([1.0, 1.0, 2.0]), same, 0.0, who, where)
+    random = torch.Generator().manual_seed(0)
+
+    def shares(direction: torch.Tensor) -> list[float]:
+        drawn = prior(torch.randn(4000, 2, generator=random), same[:1].expand(4000, 3), direction.expand(4000, 3))
+        return [float((drawn == code).all(1).float().mean()) for code in CODES]
+
+    assert shares(FRONT) == pytest.approx([1 / 3, 1 / 3, 1 / 3], abs=0.03)
+    assert shares(right) == pytest.approx([0, 0, 1], abs=0.01)
+    assert shares(torch.tensor([[0.0, 1.0, 0.0]])) == pytest.approx([1 / 4, 1 / 4, 1 / 2], abs=0.03)
 
 
 def photographs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -72,6 +97,14 @@ def test_light_follows_who_is_seen_from_where() -> None:
     assert mean[1].tolist() == pytest.approx([1 + 2 / 1.1, 3 / 1.1], abs=0.15)
 
 
+def test_what_hardly_varies_tells_nothing() -> None:
+    """A gain of 500 would explain it, and a coefficient of 1 would then get light of 500."""
+    light, identity, direction = photographs()
+    identity[:, 2] = (light[:, 1] - light[:, 1].mean()) / 500
+    prior = fit_light_prior(light, identity, direction, torch.randn(5000, 2))
+    assert prior.gain[:, :3].abs().max() < 60
+
+
 def test_light_of_all_photographs_spreads_as_it_does() -> None:
     light, identity, direction = photographs()
     prior = fit_light_prior(light, identity, direction, torch.randn(5000, 2) * 3 + 7)
@@ -81,12 +114,14 @@ def test_light_of_all_photographs_spreads_as_it_does() -> None:
 
 
 def model_that_knows() -> Portrait:
+    """50 people who are all alike, half of them photographed from the front, half from the right."""
     model = Portrait.random("tiny")
     torch.manual_seed(2)
     size, lights = model.spec.identity, model.spec.illumination
     model.noise_prior = fit_noise_prior(
-        torch.randn(50, model.spec.noise), torch.randn(50, size), torch.ones(50), torch.randn(99, size), 0.5
-    )
+        torch.randn(50, model.spec.noise), torch.randn(1, size).expand(50, -1), torch.ones(50), torch.randn(99, size),
+        0.5, torch.arange(50), torch.eye(3)[[0, 2] * 25],
+    )  # fmt: skip
     direction = torch.nn.functional.normalize(torch.randn(90, 3), dim=1)
     model.light_prior = fit_light_prior(
         torch.randn(90, lights), torch.randn(90, size), direction, torch.randn(90, lights)
@@ -104,11 +139,12 @@ def test_they_travel_with_a_model(tmp_path: Path) -> None:
     assert torch.equal(again.noise, given.noise) and torch.equal(again.illumination, given.illumination)
 
 
-def test_light_is_drawn_for_a_view_and_both_for_given_people() -> None:
+def test_light_and_code_are_drawn_for_a_view_and_both_for_given_people() -> None:
     model = model_that_knows()
     one, other = model.sample(seed=3), model.sample(seed=5)
     aside = model.sample(seed=3, view=model.camera(yaw=60))
-    assert torch.equal(aside.noise, one.noise) and not torch.equal(aside.illumination, one.illumination)
+    assert torch.equal(aside.identity, one.identity) and torch.equal(aside.expression, one.expression)
+    assert not torch.equal(aside.noise, one.noise) and not torch.equal(aside.illumination, one.illumination)
     both = model.sample(seeds=[3, 5], people=other)
     assert torch.equal(both.identity, other.identity.expand(2, -1))
     assert torch.equal(both.to_vector()[1], other.to_vector()[0])
@@ -123,7 +159,7 @@ def test_a_prior_of_other_sizes_is_refused() -> None:
 
 
 def test_stored_and_loaded(tmp_path: Path) -> None:
-    codes = fit_noise_prior(CODES, PEOPLE, torch.ones(3), PEOPLE, blur=0.5)
+    codes = fit_noise_prior(CODES, PEOPLE, torch.ones(3), PEOPLE, 0.5, OWNERS, FRONTS)
     light = fit_light_prior(*photographs(), torch.randn(100, 2))
     networks = {"prior_noise": StoredNetwork(codes.config, codes.state_dict()),
                 "prior_light": StoredNetwork(light.config, light.state_dict())}  # fmt: skip
@@ -131,5 +167,6 @@ def test_stored_and_loaded(tmp_path: Path) -> None:
     stored = load_checkpoint(tmp_path).networks
     one, two = (load(stored[name].config, stored[name].state) for name in networks)
     assert isinstance(one, NoisePrior) and isinstance(two, LightPrior)
-    assert torch.equal(load_noise_prior(stored["prior_noise"].state).places, codes.places)
+    again = load_noise_prior(stored["prior_noise"].state)
+    assert torch.equal(again.places, codes.places) and torch.equal(again.owners, OWNERS.int())
     assert torch.equal(load_light_prior(stored["prior_light"].state).gain, light.gain)

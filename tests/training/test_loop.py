@@ -29,6 +29,7 @@ from copo.training.config import (
 )
 from copo.training.distributed import Processes
 from copo.training.loop import Ingredients, Trainer
+from copo.training.steps import Counts
 
 CPU = Processes(torch.device("cpu"))
 STEP = 0.004
@@ -238,6 +239,31 @@ def test_pairs_take_turns(tmp_path: Path) -> None:
     run = trainer(tmp_path / "run", tiny_config(stages=(stage,)))
     turns = [run.stages[0].pair_kinds(step) for step in range(5)]
     assert turns == [("expression",), ("illumination",), ("identity",), ("pose",), ("expression",)]
+
+
+def test_pairs_of_two_lights_learn_from_the_person_as_photographed(tmp_path: Path) -> None:
+    """Where they do, they are seen from their photographs' sides, and the second of each has its light."""
+    pairs = ContrastiveWeights(
+        factors_per_step=1, pairs=4, illumination_relit=1.0, illumination_detail=1.0, pose_identity=1.0
+    )
+    stage = StageConfig("pairs", 1.0, MixConfig(0.0, 0.5, 0.5), contrastive=pairs)
+    run = trainer(tmp_path / "run", tiny_config(stages=(stage,), precision="float32"))
+    built, batch, light = run.stages[0], next(run._stream()), run.sampler.slices["illumination"]
+    assert Counts.of(built, 4) == Counts(0, 2, 2, 2)  # natural portraits have no photograph
+    run.progress.step = 1
+    inputs = run.learn_inputs(built, batch)
+    assert torch.equal(inputs["view_cam2world"][2:], batch.cam2world[:2])
+    assert torch.equal(inputs["pair_illumination"][:, light], batch.coefficients[:2, light])
+    rest = [i for i in range(batch.coefficients.shape[1]) if not light.start <= i < light.stop]
+    assert torch.equal(inputs["pair_illumination"][:, rest], inputs["coefficients"][2:, rest])
+    scene, _ = run.generator_step._scene(built, ("illumination",), inputs)
+    (pair,) = scene.pairs
+    assert pair.first.frame.image.requires_grad and not pair.second.frame.image.requires_grad
+    losses = built.generator_losses(scene)
+    assert {"pair_light_relit", "pair_light_detail"} <= losses.keys()
+    assert all(losses[name].requires_grad and losses[name] > 0 for name in ("pair_light_relit", "pair_light_detail"))
+    run.progress.step = 2  # a pair of identities: cameras are random again
+    assert not torch.equal(run.learn_inputs(built, batch)["view_cam2world"][2:], batch.cam2world[:2])
 
 
 def test_a_new_discriminator_is_listened_to_little_by_little(tmp_path: Path) -> None:

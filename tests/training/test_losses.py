@@ -182,6 +182,23 @@ def test_what_is_seen_of_a_background_is_not_moved() -> None:
     assert torch.equal(moved, alpha[0].bool())
 
 
+def test_skin_gets_brighter_as_the_head_does_and_the_rest_keeps_its_colours() -> None:
+    """Grey (0, that is half bright): times 1.5 is 0.5; times 3 is more than white; a pixel beside the head takes what
+    is next to it; far away and on hair nothing changes; half hair, half of it."""
+    picture = torch.zeros(1, 3, 100, 100)
+    ratio, head, unlit = torch.ones(1, 3, 100, 100), torch.zeros(1, 1, 100, 100), torch.zeros(1, 1, 100, 100)
+    head[..., 20:60] = 1
+    ratio[..., 20:60] = 1.5
+    ratio[:, 2, :, 20:60] = 3
+    unlit[..., 50:60] = 1
+    unlit[..., 48:50] = 0.5
+    out = losses.relit(picture, ratio, head, unlit)[0, :, 50]
+    assert out[:, 40].tolist() == pytest.approx([0.5, 0.5, 1.0])
+    assert out[:, 19].tolist() == pytest.approx([0.5, 0.5, 1.0])
+    assert out[:, 55].tolist() == [0, 0, 0] and out[:, 90].tolist() == [0, 0, 0]
+    assert out[:, 49].tolist() == pytest.approx([0.25, 0.25, 1.0])
+
+
 def test_people_are_pushed_apart_up_to_the_margin() -> None:
     """Distances 0.3, 0.4 and 0.5; the third person does not count, then does."""
     x = torch.tensor([[0.0, 0.0], [0.3, 0.0], [0.0, 0.4]])

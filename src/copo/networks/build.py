@@ -68,7 +68,7 @@ def load(
 def load_noise_prior(state: Mapping[str, Tensor], title: str = "weights") -> NoisePrior:
     """The prior of noise codes with the given weights, whose shapes tell its sizes."""
     (people, noise), (places, identity) = state["codes"].shape, state["axes"].shape
-    return load(NoisePriorConfig(noise, identity, people, places), state, title)
+    return load(NoisePriorConfig(noise, identity, people, places, len(state["owners"])), state, title)
 
 
 def load_light_prior(state: Mapping[str, Tensor], title: str = "weights") -> LightPrior:

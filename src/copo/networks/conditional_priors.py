@@ -20,13 +20,19 @@ HIDING = 1.0
 anybody it was trained on. With it, people are alike within 1.8."""
 PLACES = 32
 """Principal components in which identities are compared."""
+ASIDE = math.radians(10)
+"""Standard deviation of the angle within which two cameras see the same side."""
+UNSEEN = 1e-3
+"""Share of a person's photographs that counts as taken from sides from which there is none."""
 
 
 class NoisePrior(nn.Module):
     """Codes for identities: one of the learned codes of people who are alike, blurred as training blurs it.
 
     Learned codes fill no Gaussian: between them the generator has learned little. Blurred codes are what it was
-    trained with. Over all that is drawn, each code is as frequent as was asked.
+    trained with. Over all that is drawn, each code is as frequent as was asked, and seen from some side as frequent
+    as the person's photographs from there: who was photographed from the side wears what photographs from the side
+    show.
 
     Args:
         config: Sizes.
@@ -38,6 +44,8 @@ class NoisePrior(nn.Module):
     axes: Tensor
     centre: Tensor
     blur: Tensor
+    owners: Tensor
+    directions: Tensor
 
     def __init__(self, config: NoisePriorConfig) -> None:
         super().__init__()
@@ -48,18 +56,21 @@ class NoisePrior(nn.Module):
         self.register_buffer("axes", torch.zeros(config.places, config.identity))
         self.register_buffer("centre", torch.zeros(config.identity))
         self.register_buffer("blur", torch.ones(()))
+        self.register_buffer("owners", torch.zeros(config.photographs, dtype=torch.int32))
+        self.register_buffer("directions", torch.zeros(config.photographs, 3))
 
-    def forward(self, normal: Tensor, identity: Tensor) -> Tensor:
+    def forward(self, normal: Tensor, identity: Tensor, direction: Tensor) -> Tensor:
         """Codes of people.
 
         Args:
             normal: (B, noise) standard normal numbers. Their sum says which of the people who are alike gives the code.
             identity: (B, identity) shape and albedo as the generator reads them, divided by their normalisers.
+            direction: (B, 3) unit vectors from the head towards the camera.
 
         Returns:
             (B, noise) codes.
         """
-        total = (self.likeness(identity) + self.frequency.double()).softmax(1).cumsum(1)
+        total = (self.likeness(identity) + self.frequency.double() + self.shown(direction)).softmax(1).cumsum(1)
         share = torch.special.ndtr(normal.double().sum(1, keepdim=True) / math.sqrt(normal.shape[1]))
         pick = (total < share).sum(1).clamp(max=len(self.codes) - 1)
         return self.codes[pick] + self.blur * normal
@@ -69,10 +80,25 @@ class NoisePrior(nn.Module):
         place = (identity - self.centre).double() @ self.axes.double().T
         return -torch.cdist(place, self.places.double()).square() / (2 * REACH**2)
 
+    def shown(self, direction: Tensor) -> Tensor:
+        """(B, 3) -> (B, people) logarithm of the share of their photographs that were taken from there."""
+        angle = (direction.double() @ self.directions.double().T).clamp(-1, 1).acos()
+        near, owners = torch.exp(-0.5 * (angle / ASIDE).square()), self.owners.long()
+        count = torch.bincount(owners, minlength=len(self.codes)).clamp_min(1)
+        share = near.new_zeros(len(near), len(self.codes)).index_add(1, owners, near) / count
+        return (share + UNSEEN).log()
+
 
 @torch.no_grad()
 def fit_noise_prior(
-    codes: Tensor, identity: Tensor, shares: Tensor, drawn: Tensor, blur: float, rounds: int = 100
+    codes: Tensor,
+    identity: Tensor,
+    shares: Tensor,
+    drawn: Tensor,
+    blur: float,
+    owners: Tensor,
+    directions: Tensor,
+    rounds: int = 100,
 ) -> NoisePrior:
     """From learned codes.
 
@@ -82,6 +108,8 @@ def fit_noise_prior(
         shares: (P,) how frequent the code of each shall be, of any sum.
         drawn: (M, identity) of people who will get codes.
         blur: Standard deviation of the noise that training adds to codes.
+        owners: (N,) int64 whom of the people each photograph shows.
+        directions: (N, 3) unit vectors towards the photographs' cameras.
         rounds: In which frequencies are balanced (half of the iteration of Sinkhorn 1967).
 
     Returns:
@@ -89,17 +117,19 @@ def fit_noise_prior(
     """
     codes, identity = codes.detach().float().cpu(), identity.detach().float().cpu()
     centre = identity.mean(0)
-    _, spread, directions = torch.linalg.svd((identity - centre).double(), full_matrices=False)
+    _, spread, vectors = torch.linalg.svd((identity - centre).double(), full_matrices=False)
     count = min(PLACES, len(spread))
     scale = (spread[:count] / len(codes) ** 0.5).clamp_min(1e-3)
-    axes = (directions[:count] / scale[:, None]).float()
-    prior = NoisePrior(NoisePriorConfig(codes.shape[1], identity.shape[1], len(codes), count))
+    axes = (vectors[:count] / scale[:, None]).float()
+    prior = NoisePrior(NoisePriorConfig(codes.shape[1], identity.shape[1], len(codes), count, len(owners)))
     prior.codes.copy_(codes)
     prior.axes.copy_(axes)
     prior.centre.copy_(centre)
     noise = torch.randn(prior.places.shape, generator=torch.Generator().manual_seed(0))
     prior.places.copy_((identity - centre) @ axes.T + HIDING * noise)
     prior.blur.fill_(blur)
+    prior.owners.copy_(owners)
+    prior.directions.copy_(directions)
     wanted = (shares.double().cpu() / shares.sum()).log()
     alike, frequency = prior.likeness(drawn.float().cpu()), torch.zeros(len(codes), dtype=torch.float64)
     for _ in range(rounds):
@@ -113,6 +143,9 @@ VIEW = 6
 """Numbers that tell from where a head is seen."""
 RIDGE = 0.1
 """Of the regression of light, as a share of each coefficient's variance."""
+FLAT = 0.02
+"""Standard deviation below which nothing is learned from a coefficient: what hardly varies would get gains of
+hundreds, and identities set by hand absurd light."""
 LEAST = 1e-4
 """Variance of light in a direction that counts, as a share of the largest."""
 
@@ -175,7 +208,7 @@ def fit_light_prior(light: Tensor, identity: Tensor, direction: Tensor, drawn: T
     """
     light, drawn = light.double().cpu(), drawn.double().cpu()
     told = _told(identity, direction).double().cpu()
-    mean, deviation = told.mean(0), told.std(0, correction=0).clamp_min(1e-6)
+    mean, deviation = told.mean(0), told.std(0, correction=0).clamp_min(FLAT)
     x, y = (told - mean) / deviation, light - light.mean(0)
     ridge = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
     gain = torch.linalg.solve(x.T @ x + ridge, x.T @ y).T / deviation

@@ -183,11 +183,11 @@ class FactorSampler:
             parts[2] = self.light_prior(parts[2], parts[0], camera.direction)
         return torch.cat(parts, dim=1)
 
-    def fitting(self, normal: Tensor, coefficients: Tensor) -> Tensor:
-        """Standard normal numbers (B, noise) to codes of people whose coefficients (B, n) are given."""
+    def fitting(self, normal: Tensor, coefficients: Tensor, camera: Camera) -> Tensor:
+        """Standard normal numbers (B, noise) to codes of people whose coefficients (B, n) and cameras are given."""
         if self.noise_prior is None:
             return normal
-        codes: Tensor = self.noise_prior(normal, coefficients[:, self.slices["identity"]])
+        codes: Tensor = self.noise_prior(normal, coefficients[:, self.slices["identity"]], camera.direction)
         return codes
 
     @torch.no_grad()

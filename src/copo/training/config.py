@@ -164,6 +164,13 @@ class ContrastiveWeights:
     """1 - cosine of recognition features (paper)."""
     illumination_landmarks: float = 1.0
     """Distance of the landmarks that the reader finds (paper)."""
+    illumination_relit: float = 0.0
+    """Mean absolute difference, final and raw, from the person in the light and from the side of their photograph, with
+    the skin brightened as the head is (ours). Photographs show each side in one light; without it portraits in other
+    light have nobody to be like but the smooth head, and grow burnt edges and blurred lips. Only the portrait in
+    other light learns from such a pair."""
+    illumination_detail: float = 0.0
+    """Distance of perceptual features of the same two (ours)."""
     identity_background: float = 100.0
     """As for the expression (paper)."""
     expression_identity: float = 0.0
@@ -441,7 +448,8 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     """
     follow = ImitationWeights(
         colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, landmarks=0.05, dense_landmarks=1.0,
-        light=1.0, expression=6.0, focus=("eyeBlinkLeft", "eyeBlinkRight"), focus_factor=6.0, pose=1.0, depth=50.0,
+        light=1.0, expression=6.0, focus=("eyeBlinkLeft", "eyeBlinkRight", "mouthLowerDownLeft",
+        "mouthLowerDownRight"), focus_factor=6.0, pose=1.0, depth=50.0,
         labels=2.0, walls=6.0, clearance=100.0, hidden=100.0, spread=8.0,
         spread_margin=0.95,
     )  # fmt: skip
@@ -456,7 +464,8 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
     gan = AdversarialWeights(gan=1.0, critic=0.5, driven_gan=0.2, r1=2.0, pose=0.5, latent=0.1)
     pairs = ContrastiveWeights(
         expression_flow=1.0, flow_margin=4, expression_background=5.0, expression_hair=2.0, expression_mouth=0.1,
-        illumination_background=5.0, illumination_hair=2.0, illumination_identity=3.0, illumination_landmarks=1.0,
+        illumination_background=0.0, illumination_hair=2.0, illumination_identity=3.0, illumination_landmarks=1.0,
+        illumination_relit=10.0, illumination_detail=1.0,
         identity_background=2.0, expression_identity=3.0, pose_identity=2.0, factors_per_step=1,
     )  # fmt: skip
     return (

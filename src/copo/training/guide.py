@@ -30,6 +30,8 @@ COVER = class_numbers("hair", "hat", "glasses", "cloth")
 STILL = class_numbers("background", "neck", "necklace", "cloth", "hair", "hat")
 """What expression and light of the face do not move (paper: background, neck, cloth and hair)."""
 HAIR = class_numbers("hair")
+UNLIT = class_numbers("background", "cloth", "hair", "hat")
+"""What keeps its colours when the light on a head changes; a neck does not."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class HeadView:
     facing478: Tensor | None
 
 
+DARKEST = 0.05
+"""Shading below which nothing of a surface's colour can be told from a photograph."""
+BRIGHTENING = (0.3, 3.0)
+"""Ratios of two shadings that are asked of a picture."""
 EYES = slice(36, 48)
 """The 68 landmarks' points of both eyes."""
 EYE_MARGIN = 0.03
@@ -110,11 +116,7 @@ class HeadGuide:
         topology = self.head.topology
         vertices = self.head.vertices(shape, expression)
         normals = vertex_normals(vertices, topology.faces)
-        lit = normals
-        if self.light_frame == "camera":
-            x, y, z = (normals @ camera.cam2world[:, :3, :3]).unbind(-1)
-            lit = torch.stack([x, -y, -z], dim=-1)
-        colour = self.head.albedo(albedo) * sh_shading(lit, light)
+        colour = self.head.albedo(albedo) * sh_shading(self._lit(normals, camera), light)
         drawn = render_mesh(
             vertices, topology.faces, camera, size, attributes={"colour": colour}, labels=topology.labels,
             normals=normals, config=self._config,
@@ -137,6 +139,13 @@ class HeadGuide:
             facing478=facing478,
         )
 
+    def _lit(self, normals: Tensor, camera: Camera) -> Tensor:
+        """Normals in the frame in which light stands still."""
+        if self.light_frame == "world":
+            return normals
+        x, y, z = (normals @ camera.cam2world[:, :3, :3]).unbind(-1)
+        return torch.stack([x, -y, -z], dim=-1)
+
     @torch.no_grad()
     def flow(self, before: Tensor, after: Tensor, camera: Camera, size: int) -> FlowRender:
         """Where each pixel of one head goes in another picture of it.
@@ -149,6 +158,32 @@ class HeadGuide:
         """
         first, second = self.vertices(before), self.vertices(after)
         return optical_flow(first, second, self.head.topology.faces, camera, camera, size, config=self._config)
+
+    @torch.no_grad()
+    def brightening(self, before: Tensor, after: Tensor, camera: Camera, size: int) -> tuple[Tensor, Tensor]:
+        """By how much another light brightens each pixel of a head.
+
+        Args:
+            before: (B, n) normalised coefficients.
+            after: (B, n) the same heads under other light.
+            camera: (B).
+            size: Side in pixels.
+
+        Returns:
+            (B, 3, size, size) ratios of the shadings, within `BRIGHTENING`, and (B, 1, size, size) 1 where the head,
+            with its ears, neck and scalp, is; ratios are 1 elsewhere.
+        """
+        vertices, faces = self.vertices(before), self.head.topology.faces
+        normals = vertex_normals(vertices, faces)
+        lit = self._lit(normals, camera)
+        shades = {
+            name: sh_shading(lit, self.parts(given)[3]).clamp_min(DARKEST)
+            for name, given in (("before", before), ("after", after))
+        }
+        drawn = render_mesh(vertices, faces, camera, size, attributes=shades, normals=normals, config=self._config)
+        there = drawn.mask.float()
+        ratio = drawn.attributes["after"] / drawn.attributes["before"].clamp_min(DARKEST)
+        return ratio.clamp(*BRIGHTENING) * there + (1 - there), there
 
     def vertices(self, coefficients: Tensor) -> Tensor:
         """(B, n) normalised -> (B, V, 3) metres."""

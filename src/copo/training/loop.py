@@ -300,12 +300,14 @@ class Trainer:
         if codes is not None and self.config.codes.by_identity:
             # Codes as frequent as photographs gave half of the default model's samples the hair of the 8% of people who
             # were photographed ten times, on faces that are not like theirs.
-            people, photographs = self.ingredients.data.identities()
+            data = self.ingredients.data
+            people, photographs = data.identities()
             random = torch.Generator().manual_seed(self.config.run.seed)
             drawn = self.sampler.factor("identity", DRAWN, random)
             self.sampler.noise_prior = fit_noise_prior(
-                codes.weight, people, photographs.sqrt(), drawn, self.config.codes.noise
-            )
+                codes.weight, people, photographs.sqrt(), drawn, self.config.codes.noise, data.codes,
+                data.cameras.direction,
+            )  # fmt: skip
 
     def _learn_light(self) -> None:
         """Which light goes with whom, in this data set."""

@@ -77,6 +77,28 @@ def colour_distance(picture: Tensor, render: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((squared + 1e-8).sqrt(), mask)
 
 
+LIGHT_REACH = 0.02
+"""How far skin takes its light from, where the head is not: standard deviation as a share of the side."""
+
+
+def relit(picture: Tensor, ratio: Tensor, head: Tensor, unlit: Tensor) -> Tensor:
+    """A picture of the same head, seen from the same place, under other light.
+
+    Args:
+        picture: (B, 3, H, W) in [-1, 1].
+        ratio: (B, 3, H, W) by how much the head gets brighter.
+        head: (B, 1, H, W) 1 where that is known; skin beside it gets the ratio that is next to it.
+        unlit: (B, 1, H, W) share of what keeps its colours.
+
+    Returns:
+        (B, 3, H, W) in [-1, 1].
+    """
+    around, found = _carried(ratio.float(), head.float(), LIGHT_REACH)
+    factor = torch.where(head > 0, ratio.float(), torch.where(found, around, 1.0))
+    factor = unlit + (1 - unlit) * factor
+    return ((picture.float().clamp(-1, 1) + 1) * factor - 1).clamp(-1, 1)
+
+
 def skin_distance(picture: Tensor, render: Tensor, mask: Tensor) -> Tensor:
     """Squared difference of the two mean colours over the mask, for each picture and channel.
 
@@ -227,16 +249,30 @@ def hidden_distance(background: Tensor, alpha: Tensor) -> Tensor:
     """
     hidden, values = alpha.detach().float()[:, None].clamp(0, 1), background.float()
     seen = 1 - hidden
-    rows, columns = (_gaussian(n, values.device) for n in values.shape[2:])
-    weight = rows @ seen @ columns
-    around = rows @ (values.detach() * seen) @ columns / weight.clamp_min(1e-6)
-    return (hidden * (weight > 1e-6) * (values - around).square()).mean()
+    around, found = _carried(values.detach(), seen, HIDDEN_REACH)
+    return (hidden * found * (values - around).square()).mean()
 
 
-def _gaussian(count: int, device: torch.device) -> Tensor:
+def _carried(values: Tensor, known: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """What a Gaussian carries from where values are known (normalised convolution).
+
+    Args:
+        values: (B, C, h, w).
+        known: (B, 1, h, w) weights.
+        reach: Standard deviation, as a share of the side.
+
+    Returns:
+        (B, C, h, w), and (B, 1, h, w) where something arrived.
+    """
+    rows, columns = (_gaussian(n, reach, values.device) for n in values.shape[2:])
+    weight = rows @ known @ columns
+    return rows @ (values * known) @ columns / weight.clamp_min(1e-6), weight > 1e-6
+
+
+def _gaussian(count: int, reach: float, device: torch.device) -> Tensor:
     """(n, n) weights between pixels of a line."""
     at = torch.arange(count, dtype=torch.float32, device=device)
-    return torch.exp(-0.5 * ((at[:, None] - at) / (HIDDEN_REACH * count)) ** 2)
+    return torch.exp(-0.5 * ((at[:, None] - at) / (reach * count)) ** 2)
 
 
 # --- semantics ------------------------------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ from copo.camera import Camera
 from copo.field.planes import sample_planes
 from copo.field.portrait_field import PortraitFrame, PortraitPlanes
 from copo.field.rays import camera_rays
+from copo.head.classes import share_of
 from copo.head.renderer import FlowRender
 from copo.networks.discriminator import DiscriminatorOutput, dual_picture
+from copo.training import losses
 from copo.training.conditioning import pose_of
 from copo.training.drawing import Painter
-from copo.training.guide import HeadGuide, HeadView
+from copo.training.guide import UNLIT, HeadGuide, HeadView
 from copo.training.perception import Perception, Reading
 
 
@@ -182,7 +184,7 @@ class Pair:
     Attributes:
         kind: Which factor: expression, illumination, identity or pose.
         first: Portraits.
-        second: Portraits.
+        second: Portraits; without gradients where the first learn from them.
     """
 
     kind: str
@@ -194,6 +196,13 @@ class Pair:
         guide = self.first.teachers.guide
         side = self.first.frame.image.shape[-1]
         return guide.flow(self.first.coefficients.detach(), self.second.coefficients.detach(), self.first.camera, side)
+
+    @torch.no_grad()
+    def relit(self) -> Tensor:
+        """(B, 3, H, W) the second picture in the light of the first."""
+        a, b, side = self.first, self.second, self.first.frame.image.shape[-1]
+        ratio, head = a.teachers.guide.brightening(b.coefficients, a.coefficients, a.camera, side)
+        return losses.relit(b.frame.image, ratio, head, resize(share_of(b.frame.classes, UNLIT), side))
 
 
 @dataclass(frozen=True, eq=False)

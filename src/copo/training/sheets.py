@@ -145,7 +145,7 @@ def fixed_latents(trainer: Trainer, count: int, frontal: bool = False) -> tuple[
         cameras = cameras[turned.argsort()[: max(len(cameras) // 4, 1)]]
     rows = torch.randint(len(cameras), (count,), generator=generator)
     natural = trainer.sampler.natural(count, generator, cameras[rows])
-    return torch.cat([trainer.sampler.fitting(noise, natural), natural], dim=1), cameras[rows]
+    return torch.cat([trainer.sampler.fitting(noise, natural, cameras[rows]), natural], dim=1), cameras[rows]
 
 
 @torch.no_grad()

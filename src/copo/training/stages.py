@@ -330,14 +330,20 @@ class Disentanglement:
         """See `LossGroup`."""
         w = self.weights
         out: list[tuple[str, str]] = []
-        if w.expression_mouth:
-            out.append(("features", "contrastive.expression_mouth"))
+        for name in ("expression_mouth", "illumination_detail"):
+            if getattr(w, name):
+                out.append(("features", f"contrastive.{name}"))
         if w.illumination_landmarks:
             out.append(("reader", "contrastive.illumination_landmarks"))
         for name in ("illumination_identity", "expression_identity", "pose_identity"):
             if getattr(w, name):
                 out.append(("recogniser", f"contrastive.{name}"))
         return out
+
+    @property
+    def relights(self) -> bool:
+        """Whether pairs of two lights learn from the person as photographed."""
+        return self.weights.illumination_relit > 0 or self.weights.illumination_detail > 0
 
     def kinds(self) -> tuple[str, ...]:
         """Factors that get pairs."""
@@ -378,8 +384,25 @@ class Disentanglement:
 
     def _illumination(self, pair: Pair) -> Losses:
         w, a, b = self.weights, pair.first, pair.second
+        relit = pair.relit() if self.relights else None
+
+        def pictures() -> Tensor:
+            target, raw = _given(relit), a.frame.raw
+            return losses.picture_distance(a.frame.image, target) + losses.picture_distance(
+                raw, resize(target, raw.shape[-1])
+            )
+
+        def detail() -> Tensor:
+            target, features = _given(relit), a.teachers.perception.features
+            assert features is not None
+            with torch.no_grad(), a.teachers.looking(target):
+                theirs = features.maps(target)
+            return losses.perceptual_distance(a.features, theirs)
+
         return weighted(
             [
+                ("pair_light_relit", w.illumination_relit, pictures),
+                ("pair_light_detail", w.illumination_detail, detail),
                 ("pair_light_background", w.illumination_background, lambda: _still(a, b)),
                 ("pair_light_hair", w.illumination_hair, lambda: _hair(a, b)),
                 ("pair_light_identity", w.illumination_identity,
@@ -433,6 +456,11 @@ class Stage:
             factor = 1.0 if isinstance(group, Disentanglement) else self.config.others
             out |= {name: factor * value for name, value in group(scene).items()}
         return out
+
+    def relights(self, step: int) -> bool:
+        """Whether a step's pairs of two lights learn from the person as photographed."""
+        group = self.contrastive
+        return group is not None and group.relights and "illumination" in self.pair_kinds(step)
 
     def pair_kinds(self, step: int) -> tuple[str, ...]:
         """Which factors get pairs in a step: all, or so many in turns."""

@@ -25,7 +25,7 @@ from copo.training.data import Batch
 from copo.training.drawing import TYPES, Painter
 from copo.training.perception import FeatureMaps
 from copo.training.scene import Pair, Photographs, Portraits, Scene, Sources, Teachers, resize
-from copo.training.stages import Losses, Stage
+from copo.training.stages import Disentanglement, Losses, Stage
 
 Tensors = dict[str, Tensor]
 
@@ -53,7 +53,9 @@ class Counts:
             rest = [batch * s / total - c if s else -1.0 for s, c in zip(shares, counts, strict=True)]
             counts[rest.index(max(rest))] += 1
         group = stage.contrastive
-        pairs = 0 if group is None else min(group.weights.pairs, counts[1] + counts[2])
+        pairs = 0
+        if group is not None:  # who learns from a photograph's light must have one
+            pairs = min(group.weights.pairs, counts[2] if group.relights else counts[1] + counts[2])
         return cls(counts[0], counts[1], counts[2], pairs)
 
 
@@ -114,9 +116,14 @@ def draw_inputs(
 
     photos = slice(0, counts.photographs)
     base = torch.arange(counts.photographs, counts.photographs + counts.driven) % len(batch.index)
+    somebody = base.roll(1)
     photo_camera = batch.camera[photos]
     natural_camera = cameras[torch.randint(len(cameras), (counts.natural,), generator=generator)]
     driven_camera = driven_cameras(cameras, counts.driven, config.draw, generator)
+    relights = counts.pairs > 0 and stage.relights(step)
+    if relights:  # from where their photographs were taken
+        others = counts.driven - counts.pairs
+        driven_camera = Camera.cat([driven_camera[:others], batch.camera[base[others:]]])
     camera = Camera.cat([photo_camera, natural_camera, driven_camera])
     natural = sampler.natural(counts.natural, generator, natural_camera)
     normal = torch.randn(counts.natural + counts.driven, noise, generator=generator)
@@ -131,9 +138,12 @@ def draw_inputs(
                 sampler.driven(batch.coefficients[base], generator),
             ]
         ),
-        "noise": torch.cat([sampler.fitting(normal[: counts.natural], natural), normal[counts.natural :]]),
+        "noise": torch.cat(
+            [sampler.fitting(normal[: counts.natural], natural, natural_camera), normal[counts.natural :]]
+        ),
         "dropped": (torch.rand(counts.photographs, 1, generator=generator) < config.codes.dropout).float(),
         "driven_free": (torch.rand(counts.driven, 1, generator=generator) < config.codes.driven_random).float(),
+        "driven_spare": sampler.fitting(normal[counts.natural :], batch.coefficients[somebody], batch.camera[somebody]),
         "spare_codes": torch.randn(counts.photographs, noise, generator=generator),
         "code": batch.code[photos],
         "driven_code": batch.code[base],
@@ -155,7 +165,10 @@ def draw_inputs(
                 out["pair_cam2world"], out["pair_intrinsics"] = other.cam2world, other.intrinsics
                 continue
             changed = original.clone()
-            if kind == "expression":
+            if kind == "illumination" and relights:
+                part = sampler.slices[kind]
+                changed[:, part] = out["base_coefficients"][-counts.pairs :, part]
+            elif kind == "expression":
                 changed = sampler.driven(original, generator)
                 changed[:, sampler.slices["illumination"]] = original[:, sampler.slices["illumination"]]
             else:
@@ -237,6 +250,9 @@ class GeneratorStep:
             judged = self.judge(looked, everyone.pose, TYPES[self.config.precision])
             if stage.adversarial.weights.critic and second:
                 criticised = criticise(self.networks.critic, self.teachers, looked[:second])
+        pairs: tuple[Pair, ...] = ()
+        if stage.contrastive is not None and count.pairs:
+            pairs = self._pairs(stage.contrastive, everyone.part(slice(len(z) - count.pairs, None)), kinds, inputs)
         scene = Scene(
             photographs=photographs,
             reconstructed=everyone.part(photos),
@@ -246,7 +262,7 @@ class GeneratorStep:
             codes=codes,
             sources=sources,
             own_code=1 - inputs["dropped"],
-            pairs=self._pairs(everyone.part(slice(len(z) - count.pairs, None)), kinds, inputs) if count.pairs else (),
+            pairs=pairs,
             painter=self.painter,
             judged=judged,
             criticised=criticised,
@@ -265,11 +281,13 @@ class GeneratorStep:
             blurred = codes + spread * torch.randn_like(codes)
             own = torch.where(inputs["dropped"].bool(), own, blurred)
             theirs = self.networks.codes(inputs["driven_code"]).detach()
-            driven = torch.where(inputs["driven_free"].bool(), driven, theirs + spread * driven)
+            driven = torch.where(inputs["driven_free"].bool(), inputs["driven_spare"], theirs + spread * driven)
         z = torch.cat([torch.cat([own, natural, driven]), inputs["coefficients"]], dim=1)
         return z, codes
 
-    def _pairs(self, first: Portraits, kinds: tuple[str, ...], inputs: Tensors) -> tuple[Pair, ...]:
+    def _pairs(
+        self, group: Disentanglement, first: Portraits, kinds: tuple[str, ...], inputs: Tensors
+    ) -> tuple[Pair, ...]:
         pairs = []
         condition = inputs["condition"][-len(first) :]
         for kind in kinds:
@@ -279,8 +297,9 @@ class GeneratorStep:
                 pairs.append(Pair(kind, first, Portraits(first.z, camera, frame, first.planes, self.teachers)))
                 continue
             z = torch.cat([first.z[:, : self.config.generator.noise], inputs[f"pair_{kind}"]], dim=1)
-            planes = self.painter.planes(z, condition)
-            frame = self.painter.render(planes, first.camera)
+            with torch.set_grad_enabled(not (kind == "illumination" and group.relights)):
+                planes = self.painter.planes(z, condition)
+                frame = self.painter.render(planes, first.camera)
             pairs.append(Pair(kind, first, Portraits(z, first.camera, frame, planes, self.teachers)))
         return tuple(pairs)
 
