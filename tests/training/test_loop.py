@@ -249,6 +249,8 @@ def test_pairs_of_two_lights_learn_from_the_person_as_photographed(tmp_path: Pat
     stage = StageConfig("pairs", 1.0, MixConfig(0.0, 0.5, 0.5), contrastive=pairs)
     run = trainer(tmp_path / "run", tiny_config(stages=(stage,), precision="float32"))
     built, batch, light = run.stages[0], next(run._stream()), run.sampler.slices["illumination"]
+    turns = [built.pair_kinds(step)[0] for step in range(7)]
+    assert turns == ["expression", "illumination", "identity", "illumination", "pose", "illumination", "expression"]
     assert Counts.of(built, 4) == Counts(0, 2, 2, 2)  # natural portraits have no photograph
     run.progress.step = 1
     inputs = run.learn_inputs(built, batch)

@@ -346,8 +346,12 @@ class Disentanglement:
         return self.weights.illumination_relit > 0 or self.weights.illumination_detail > 0
 
     def kinds(self) -> tuple[str, ...]:
-        """Factors that get pairs."""
-        return tuple(k for k in PAIR_KINDS if any(v for name, v in vars(self.weights).items() if name.startswith(k)))
+        """Factors that get pairs, in their turns; light every second time where it learns from photographs."""
+        kinds = tuple(k for k in PAIR_KINDS if any(v for name, v in vars(self.weights).items() if name.startswith(k)))
+        others = [k for k in kinds if k != "illumination"]
+        if not self.relights or not others:
+            return kinds
+        return tuple(kind for other in others for kind in (other, "illumination"))
 
     def __call__(self, scene: Scene) -> Losses:
         """See `LossGroup`."""
@@ -468,8 +472,8 @@ class Stage:
         if group is None:
             return ()
         kinds = group.kinds()
-        count = min(group.weights.factors_per_step, len(kinds))
-        return tuple(kinds[(step * count + i) % len(kinds)] for i in range(count))
+        count = min(group.weights.factors_per_step, len(set(kinds)))
+        return tuple(dict.fromkeys(kinds[(step * count + i) % len(kinds)] for i in range(count)))
 
 
 def build_stages(config: TrainingConfig, perception: Perception) -> tuple[Stage, ...]:
