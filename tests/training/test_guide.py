@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tests.training.samples import ball_head
 
 from copo.camera import Camera
+from copo.head.protocol import PARSER_CLASSES
 from copo.head.shading import sh_shading
-from copo.training.guide import BRIGHTENING, HeadGuide, HeadView, around_eyes
+from copo.training.guide import BRIGHTENING, HeadGuide, HeadView, around_eyes, below_mouth, covered
 
 
 def test_around_eyes_is_a_disc_around_each_point_of_the_face() -> None:
@@ -37,6 +39,34 @@ def test_brightening_is_the_ratio_of_two_lights_on_the_head_and_1_beside_it() ->
     assert ratio[0, :, 0, 0].tolist() == [1, 1, 1]
     same, _ = guide.brightening(bright, bright, camera, 16)
     assert torch.allclose(same, torch.ones_like(same), atol=1e-5)
+
+
+def head_view(size: int, lip: float, face: torch.Tensor, depth: float) -> HeadView:
+    """A head whose lower lip ends at a share of the side, and whose face is as far away as that."""
+    landmarks = torch.zeros(1, 68, 2)
+    landmarks[:, 57, 1] = lip
+    none = torch.zeros(1)
+    labels = torch.zeros(1, size, size, dtype=torch.long)
+    return HeadView(none, labels, torch.full((1, 1, size, size), depth), face, landmarks, none, None, None)
+
+
+def test_below_the_mouth_is_the_face_under_the_lip() -> None:
+    """Ten rows, of which centres lie at 0.05, 0.15, ...: those from the sixth on are below 0.5; the face ends at 8."""
+    face = torch.ones(1, 1, 10, 10)
+    face[:, :, 8:] = 0
+    mask = below_mouth(head_view(10, 0.5, face, 1.0))[0, 0]
+    assert mask.sum(1).tolist() == [0] * 5 + [10] * 3 + [0] * 2
+
+
+def test_cloth_covers_a_face_only_from_before_it() -> None:
+    """Face 1 m away. Cloth at 0.9 m covers, at 1.1 m (a collar behind the chin) does not; hair covers in any case."""
+    cloth, hair = PARSER_CLASSES.index("cloth"), PARSER_CLASSES.index("hair")
+    classes = torch.zeros(1, len(PARSER_CLASSES), 1, 3)
+    classes[0, cloth, 0] = torch.tensor([0.8, 0.8, 0.0])
+    classes[0, hair, 0] = torch.tensor([0.1, 0.1, 0.6])
+    view = head_view(1, 0.5, torch.ones(1, 1, 1, 3), 1.0)
+    share = covered(view, classes, torch.tensor([[[0.9, 1.1, 1.1]]]))
+    assert share[0, 0, 0].tolist() == pytest.approx([0.9, 0.1, 0.6])
 
 
 def light(*colour: float) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from copo.camera import Camera
 from copo.factors import FACTOR_NAMES
-from copo.head.classes import class_numbers, is_class
+from copo.head.classes import class_numbers, is_class, share_of
 from copo.head.protocol import HeadModel
 from copo.head.renderer import FlowRender, RasterConfig, optical_flow, render_mesh
 from copo.head.shading import sh_shading, vertex_normals
@@ -27,6 +27,7 @@ OPENING = class_numbers("eye_left", "eye_right", "mouth_interior", "lip_upper", 
 """What opens and closes: another surface comes to light there, which no flow carries."""
 COVER = class_numbers("hair", "hat", "glasses", "cloth")
 """What may lie before a face."""
+CLOTH = class_numbers("cloth")
 STILL = class_numbers("background", "neck", "necklace", "cloth", "hair", "hat")
 """What expression and light of the face do not move (paper: background, neck, cloth and hair)."""
 HAIR = class_numbers("hair")
@@ -78,6 +79,38 @@ def around_eyes(view: HeadView) -> Tensor:
     square = dy.square()[..., :, None] + dx.square()[..., None, :]  # (B, 12, h, w)
     near = (square.amin(1, keepdim=True) < EYE_MARGIN**2).float()
     return near * view.face
+
+
+LOWER_LIP = 57
+"""The 68 landmarks' point at the lower edge of the lower lip."""
+
+
+def below_mouth(view: HeadView) -> Tensor:
+    """(B, 1, h, w) 1 on the face below the lower lip: the chin, wherever an open jaw takes it."""
+    size = view.labels.shape[-1]
+    centre = (torch.arange(size, device=view.labels.device, dtype=torch.float32) + 0.5) / size
+    below = centre[None, :] > view.landmarks[:, LOWER_LIP, 1:]
+    return below[:, None, :, None].float() * view.face
+
+
+IN_FRONT = 0.005
+"""Metres by which cloth lies before a face that it covers."""
+
+
+def covered(view: HeadView, classes: Tensor, depth: Tensor) -> Tensor:
+    """Share of a face that something covers: hair, a hat, glasses, and cloth that lies before it. A collar behind the
+    chin does not: else an open jaw would stop at it.
+
+    Args:
+        view: The head.
+        classes: (B, K, h, w) class probabilities of the portrait.
+        depth: (B, h, w) of the portrait, metres along the viewing axis.
+
+    Returns:
+        (B, 1, h, w), without gradients.
+    """
+    behind = (depth[:, None] > view.depth - IN_FRONT).float()
+    return (share_of(classes, COVER) - behind * share_of(classes, CLOTH)).detach()
 
 
 class HeadGuide:

@@ -31,7 +31,18 @@ from copo.training.config import (
     StageConfig,
     TrainingConfig,
 )
-from copo.training.guide import COVER, FEATURES, HAIR, MOUTH, OPENING, SKIN, STILL, around_eyes
+from copo.training.guide import (
+    COVER,
+    FEATURES,
+    HAIR,
+    MOUTH,
+    OPENING,
+    SKIN,
+    STILL,
+    around_eyes,
+    below_mouth,
+    covered,
+)
 from copo.training.perception import Perception
 from copo.training.scene import Pair, Photographs, Portraits, Scene, resize
 
@@ -226,7 +237,8 @@ class Imitation:
             return {}
         guide = made.teachers.guide
         _, _, expression, light = guide.parts(made.coefficients.detach())
-        free = made.view.face * (1 - share_of(made.frame.classes, COVER).detach())
+        free = _free(made)
+        known = torch.stack([is_class(made.view.labels, FEATURES), around_eyes(made.view), below_mouth(made.view)])
         return weighted(
             [
                 ("im_colour", w.colour, lambda: self._colour(made)),
@@ -248,8 +260,7 @@ class Imitation:
                 ("im_pose", w.pose, lambda: (_found(made.reading.pose, "pose") - made.pose).abs().mean()),
                 ("im_depth", w.depth, lambda: losses.depth_distance(made.frame.depth, made.view.depth, free)),
                 ("im_labels", w.labels, lambda: losses.class_cross_entropy(
-                    made.frame.classes, made.view.labels,
-                    torch.maximum(is_class(made.view.labels, FEATURES), around_eyes(made.view)) * free)),
+                    made.frame.classes, made.view.labels, known.amax(0) * free)),
                 ("im_walls", w.walls, lambda: losses.wall_share(made.frame.classes, made.frame.alpha)),
                 ("im_clearance", w.clearance, lambda: losses.obstruction(
                     scene.clearance(made, *losses.CLEARANCE), free)),
@@ -556,6 +567,11 @@ def _found(value: Tensor | None, what: str) -> Tensor:
     return value
 
 
+def _free(made: Portraits) -> Tensor:
+    """(B, 1, h, w) where the head's face is to be seen."""
+    return made.view.face * (1 - covered(made.view, made.frame.classes, made.frame.depth))
+
+
 def _still(a: Portraits, b: Portraits) -> Tensor:
     """Difference of what is background, neck, clothes or hair in both pictures."""
     return _difference(a, b, STILL)
@@ -566,7 +582,9 @@ def _background(a: Portraits, b: Portraits) -> Tensor:
 
 
 def _difference(a: Portraits, b: Portraits, classes: tuple[int, ...]) -> Tensor:
+    """Over what is of these classes in both, and is the face of neither: a chin comes down before neck and collar."""
     shares = torch.minimum(share_of(a.frame.classes, classes), share_of(b.frame.classes, classes)).detach()
+    shares = shares * (1 - torch.maximum(_free(a), _free(b)))
     return losses.picture_distance(a.frame.image, b.frame.image, resize(shares, a.frame.image.shape[-1]))
 
 
