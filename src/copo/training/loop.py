@@ -298,14 +298,12 @@ class Trainer:
         """Which codes go with whom, as far as is known by now."""
         codes = self.networks.codes
         if codes is not None and self.config.codes.by_identity:
-            # Codes as frequent as photographs gave half of the default model's samples the hair of the 8% of people who
-            # were photographed ten times, on faces that are not like theirs.
             data = self.ingredients.data
             people, photographs = data.identities()
             random = torch.Generator().manual_seed(self.config.run.seed)
             drawn = self.sampler.factor("identity", DRAWN, random)
             self.sampler.noise_prior = fit_noise_prior(
-                codes.weight, people, photographs.sqrt(), drawn, self.config.codes.noise, data.codes,
+                codes.weight, people, photographs, drawn, self.config.codes.noise, data.codes,
                 data.cameras.direction,
             )  # fmt: skip
 
