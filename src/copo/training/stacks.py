@@ -42,7 +42,10 @@ USERS: dict[str, tuple[str, ...]] = {
         "contrastive.expression_identity", "contrastive.pose_identity",
     ),
     "parser": ("semantics.labels", "semantics.opacity", "semantics.veil"),
-    "features": ("reconstruction.perceptual", "contrastive.expression_mouth", "adversarial.critic"),
+    "features": (
+        "reconstruction.perceptual", "contrastive.expression_mouth", "contrastive.illumination_detail",
+        "adversarial.critic",
+    ),
 }  # fmt: skip
 """Which losses need which network."""
 
