@@ -91,7 +91,7 @@ class PortraitSource(Protocol):
 
         Args:
             seeds: One for each.
-            view: (len(seeds)) where they will be seen from, for sources that know which light goes with it.
+            view: (len(seeds)) where they will be seen from, for sources that know which light and codes go with it.
         """
         ...
 
@@ -207,7 +207,7 @@ class PriorSampler:
 
     @torch.no_grad()
     def __call__(self, seeds: list[int], view: Camera | None = None) -> Factors:
-        """(len(seeds)) portraits. Light does not follow the view here."""
+        """(len(seeds)) portraits. Light and codes do not follow the view here."""
         light = NEUTRAL_LIGHT if self.spec.illumination == NEUTRAL_LIGHT.numel() else None
         out = Factors.random(self.spec, seeds, light)
         for name in ("identity", "expression", "illumination"):

@@ -100,7 +100,7 @@ class Reconstruction:
                 ("rec_final", w.final, lambda: losses.picture_distance(made.frame.image, photos.pictures, large)),
                 ("rec_raw", w.raw, lambda: losses.picture_distance(
                     made.frame.raw, resize(photos.pictures, side), face)),
-                ("rec_perceptual", w.perceptual, lambda: self._perceptual(scene, large)),
+                ("rec_perceptual", w.perceptual, lambda: _perceptual(made, photos.pictures, large)),
                 ("rec_identity", w.identity, lambda: self._identity(scene)),
                 ("rec_driven_identity", w.driven_identity if len(scene.driven) else 0.0, lambda: self._driven(scene)),
                 ("rec_depth", w.depth, lambda: losses.depth_distance(
@@ -113,14 +113,6 @@ class Reconstruction:
                     _codes(scene), self.code_variance)),
             ]
         )  # fmt: skip
-
-    @staticmethod
-    def _perceptual(scene: Scene, mask: Tensor) -> Tensor:
-        features = scene.reconstructed.teachers.perception.features
-        assert features is not None
-        with torch.no_grad(), scene.reconstructed.teachers.looking(scene.photographs.pictures):
-            theirs = features.maps(scene.photographs.pictures)
-        return losses.perceptual_distance(scene.reconstructed.features, theirs, mask)
 
     @staticmethod
     def _identity(scene: Scene) -> Tensor:
@@ -407,17 +399,10 @@ class Disentanglement:
                 raw, resize(target, raw.shape[-1])
             )
 
-        def detail() -> Tensor:
-            target, features = _given(relit), a.teachers.perception.features
-            assert features is not None
-            with torch.no_grad(), a.teachers.looking(target):
-                theirs = features.maps(target)
-            return losses.perceptual_distance(a.features, theirs)
-
         return weighted(
             [
                 ("pair_light_relit", w.illumination_relit, pictures),
-                ("pair_light_detail", w.illumination_detail, detail),
+                ("pair_light_detail", w.illumination_detail, lambda: _perceptual(a, _given(relit))),
                 ("pair_light_background", w.illumination_background, lambda: _still(a, b)),
                 ("pair_light_hair", w.illumination_hair, lambda: _hair(a, b)),
                 ("pair_light_identity", w.illumination_identity,
@@ -565,6 +550,15 @@ def _found(value: Tensor | None, what: str) -> Tensor:
     if value is None:
         raise CopoError(f"the reader of this training does not find {what}: set the weight of that loss to 0")
     return value
+
+
+def _perceptual(made: Portraits, pictures: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Perceptual distance of the final pictures from others, which get no gradients."""
+    features = made.teachers.perception.features
+    assert features is not None
+    with torch.no_grad(), made.teachers.looking(pictures):
+        theirs = features.maps(pictures)
+    return losses.perceptual_distance(made.features, theirs, mask)
 
 
 def _free(made: Portraits) -> Tensor:
