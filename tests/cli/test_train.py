@@ -11,6 +11,7 @@ from tests.training.samples import open_head, write_dataset
 
 from copo.cli.train import Command
 from copo.errors import CopoError
+from copo.portrait import Portrait
 
 
 def train(*words: str) -> None:
@@ -33,6 +34,14 @@ def test_portrait_trains_stops_and_goes_on(tmp_path: Path, capsys: pytest.Captur
     assert "all stages are over: 0.010 kimg, 5 steps" in capsys.readouterr().out
     options = json.loads((tmp_path / "run" / "training_options.json").read_text())
     assert options["config"]["stages"][1]["imitation"]["landmarks"] == 0
+    where = ["--run", str(tmp_path / "run"), "--data", str(tmp_path / "d.zip")]
+    with pytest.raises(CopoError, match="--code-power 2: give a number from 0"):
+        train("snapshot", *where, "--out", str(tmp_path / "model"), "--code-power", "2")
+    train("snapshot", *where, "--out", str(tmp_path / "model"))
+    assert "wrote" in capsys.readouterr().out
+    model = Portrait.from_pretrained(tmp_path / "model")
+    assert model.noise_prior is not None and model.noise_prior.codes.shape == (3, 8)
+    assert model.render(model.sample(seed=1)).image.shape == (1, 3, 32, 32)
 
 
 def test_prior_writes_checkpoint_report_and_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

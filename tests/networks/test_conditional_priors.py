@@ -11,7 +11,7 @@ from copo.errors import CopoError
 from copo.formats.checkpoint import Checkpoint, StoredNetwork, load_checkpoint, save_checkpoint
 from copo.networks import conditional_priors
 from copo.networks.build import load, load_light_prior, load_noise_prior
-from copo.networks.conditional_priors import LightPrior, NoisePrior, fit_light_prior, fit_noise_prior
+from copo.networks.conditional_priors import LightPrior, NoisePrior, balance, fit_light_prior, fit_noise_prior
 from copo.portrait import Portrait
 
 PEOPLE = torch.tensor([[0.0, 0.0, 1.0], [10.0, 0.0, 1.0], [0.0, 10.0, 1.0]])
@@ -39,15 +39,31 @@ def test_codes_are_as_frequent_as_was_asked(monkeypatch: pytest.MonkeyPatch) -> 
     drawn = prior(torch.randn(4000, 2, generator=random), people, FRONT.expand(4000, 3))
     shares = [float((drawn == code).all(1).float().mean()) for code in CODES]
     assert shares == pytest.approx([1 / 8, 2 / 8, 5 / 8], abs=0.03)
+    balance(prior, torch.ones(3), people)
+    drawn = prior(torch.randn(4000, 2, generator=random), people, FRONT.expand(4000, 3))
+    assert [float((drawn == code).all(1).float().mean()) for code in CODES] == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_who_is_alike_follows_what_tells_codes() -> None:
+    """The first code number is the first coefficient; the second varies ten times as much and tells nothing."""
+    random = torch.Generator().manual_seed(1)
+    identity = torch.randn(1000, 2, generator=random) * torch.tensor([1.0, 10.0])
+    codes = torch.cat([identity[:, :1], torch.randn(1000, 1, generator=random)], 1)
+    prior = fit_noise_prior(codes, identity, torch.ones(1000), identity, 0.5, torch.arange(1000), FRONT.expand(1000, 3))
+    first = prior.axes[0].abs()
+    assert float(first[0]) == pytest.approx(1.0, abs=0.1)
+    assert float(first[1]) < 0.02
 
 
 def test_nobodys_identity_can_be_read_from_it() -> None:
-    """Whitened places have a variance of 1, what is stored of them one of 2: half of it is noise."""
-    identity = torch.randn(500, 8, generator=torch.Generator().manual_seed(1))
-    prior = fit_noise_prior(torch.randn(500, 4), identity, torch.ones(500), identity, 0.5, OWNERS, FRONTS)
-    places = (identity - prior.centre) @ prior.axes.T
-    told = torch.corrcoef(torch.stack([places.flatten(), prior.places.flatten()]))[0, 1].square()
-    assert float(told) == pytest.approx(0.5, abs=0.05)
+    """Eight directions of 60, a fifth of each of them noise."""
+    identity = torch.randn(2000, 60, generator=torch.Generator().manual_seed(1))
+    owners, fronts = torch.arange(2000), FRONT.expand(2000, 3)
+    prior = fit_noise_prior(torch.randn(2000, 20), identity, torch.ones(2000), identity, 0.5, owners, fronts)
+    assert prior.places.shape == (2000, 8)
+    read = torch.linalg.lstsq(prior.places, identity).solution
+    told = 1 - (identity - prior.places @ read).square().sum() / identity.square().sum()
+    assert float(told) == pytest.approx(0.8 * 8 / 60, abs=0.02)
 
 
 def test_few_people_can_be_compared() -> None:

@@ -19,6 +19,7 @@ from copo.evaluation.sources import frontal_camera
 from copo.formats.atomic import write_bytes
 from copo.formats.dataset import PortraitDataset
 from copo.networks.build import load, load_light_prior, load_noise_prior
+from copo.networks.conditional_priors import balance
 from copo.portrait import Portrait as PortraitModel
 from copo.portrait import with_noise
 from copo.training.checkpoints import latest_state, load_state, pack_state
@@ -26,7 +27,7 @@ from copo.training.config import Acceleration, Precision, TrainingConfig, traini
 from copo.training.curves import read_expressions
 from copo.training.data import TrainingSet
 from copo.training.distributed import Processes
-from copo.training.loop import LIGHT_PRIOR, NOISE_PRIOR, OPTIONS_FILE, Ingredients, Trainer, needs_labels
+from copo.training.loop import DRAWN, LIGHT_PRIOR, NOISE_PRIOR, OPTIONS_FILE, Ingredients, Trainer, needs_labels
 from copo.training.plots import curves_svg, read_curves
 from copo.training.prior import FACTORS, factor_rows, prior_config, save_prior, train_prior
 from copo.training.release import translate
@@ -235,9 +236,14 @@ class Snapshot:
     """As in training."""
     priors: tuple[Path, ...] = ()
     """As in training."""
+    code_power: float = 0.75
+    """Noise codes are as frequent as their people's photographs to this power. In training it is 1; with less, people
+    of whom there are many photographs lend their hair and clothes to fewer."""
 
     def run(self) -> None:
         """Write."""
+        if not 0 <= self.code_power <= 1:
+            raise CopoError(f"--code-power {self.code_power:g}: give a number from 0 (all alike) to 1 (as photographs)")
         folder = _last_state(self.run_folder)
         state, head = load_state(folder), load_head(self.head)
         config = GeneratorConfig.from_dict(state.config["generator"])
@@ -251,9 +257,14 @@ class Snapshot:
         noise, light = state.part(f"{NOISE_PRIOR}/"), state.part(f"{LIGHT_PRIOR}/")
         model = PortraitModel(
             generator, with_noise(head.spec, config.noise), head, priors, camera, notes, self.out.name,
-            noise_prior=load_noise_prior(noise) if noise else None,
             light_prior=load_light_prior(light) if light else None,
         )  # fmt: skip
+        if noise:
+            fitting = load_noise_prior(noise)
+            photographs = torch.bincount(fitting.owners.long(), minlength=len(fitting.codes))
+            people = model.sample(range(DRAWN)).to_vector()[:, model.spec.slices["identity"]]
+            balance(fitting, photographs.double() ** self.code_power, people)
+            model.noise_prior = fitting
         print(f"wrote {model.save_pretrained(self.out)}: {notes['training']}")
 
 

@@ -46,9 +46,9 @@ from copo.training.steps import DiscriminatorStep, GeneratorStep, Networks, draw
 
 OPTIONS_FILE = "training_options.json"
 NOISE_PRIOR, LIGHT_PRIOR = "noise_prior", "light_prior"
+"""Titles of their tensors in a checkpoint."""
 DRAWN = 4096
 """Samples that say how a prior spreads."""
-"""Title of its tensors in a checkpoint."""
 CHECK_STEPS = 16
 """Steps between two looks at the clock and at the other processes."""
 Metrics = Callable[["Trainer"], Mapping[str, float]]
