@@ -9,7 +9,7 @@ from tests.training.samples import ball_head
 from copo.camera import Camera
 from copo.head.protocol import PARSER_CLASSES
 from copo.head.shading import sh_shading
-from copo.training.guide import BRIGHTENING, HeadGuide, HeadView, around_eyes, below_mouth, covered
+from copo.training.guide import BRIGHTENING, HeadGuide, HeadView, around_eyes, below_mouth, covered, labelled
 
 
 def test_around_eyes_is_a_disc_around_each_point_of_the_face() -> None:
@@ -56,6 +56,19 @@ def test_below_the_mouth_is_the_face_under_the_lip() -> None:
     face[:, :, 8:] = 0
     mask = below_mouth(head_view(10, 0.5, face, 1.0))[0, 0]
     assert mask.sum(1).tolist() == [0] * 5 + [10] * 3 + [0] * 2
+
+
+def test_labels_are_known_on_features_and_on_the_skin_that_borders_on_them() -> None:
+    """A mouth of one pixel in a face of 9 x 9 that ends below row 6: two pixels of skin around it count, no others."""
+    face = torch.zeros(1, 1, 9, 9)
+    face[:, :, :6] = 1
+    view = head_view(9, 2.0, face, 1.0)  # no chin: the lip ends below the picture
+    view.labels[:] = PARSER_CLASSES.index("skin")
+    view.labels[0, 4, 4] = PARSER_CLASSES.index("lip_lower")
+    view.landmarks[:, 36:48] = -1.0
+    known = labelled(view)[0, 0]
+    assert known.sum(1).tolist() == [0, 0, 5, 5, 5, 5, 0, 0, 0]
+    assert known.sum(0).tolist() == [0, 0, 4, 4, 4, 4, 4, 0, 0]
 
 
 def test_cloth_covers_a_face_only_from_before_it() -> None:

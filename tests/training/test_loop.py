@@ -21,6 +21,7 @@ from copo.training.config import (
     AdversarialWeights,
     AugmentConfig,
     ContrastiveWeights,
+    ImitationWeights,
     MixConfig,
     RunConfig,
     StageConfig,
@@ -266,6 +267,30 @@ def test_pairs_of_two_lights_learn_from_the_person_as_photographed(tmp_path: Pat
     assert all(losses[name].requires_grad and losses[name] > 0 for name in ("pair_light_relit", "pair_light_detail"))
     run.progress.step = 2  # a pair of identities: cameras are random again
     assert not torch.equal(run.learn_inputs(built, batch)["view_cam2world"][2:], batch.cam2world[:2])
+
+
+def test_a_portrait_with_the_heads_own_face_is_perfect_whatever_the_reader_makes_of_it(tmp_path: Path) -> None:
+    """A reader with random weights is wrong about every landmark, of the head and of portraits alike."""
+    face = ImitationWeights(landmarks=1.0, landmarks_as_read=True, mouth=1.0)
+    stage = StageConfig("faces", 1.0, MixConfig(0.0, 0.5, 0.5), imitation=face)
+    run = trainer(tmp_path / "run", tiny_config(stages=(stage,), precision="float32"))
+    built = run.stages[0]
+    scene, _ = run.generator_step._scene(built, (), run.learn_inputs(built, next(run._stream())))
+    before = built.generator_losses(scene)
+    assert before["im_landmarks"] > 1e-3 and before["im_landmarks"].requires_grad
+    assert before["im_mouth"] > 1e-3 and before["im_mouth"].requires_grad
+    made = scene.imitated
+    bare = torch.zeros_like(made.frame.classes)
+    bare[:, 1] = 1.0  # skin alone: nothing covers these faces
+    full = made.full_view
+    image = made.frame.image * (1 - full.face) + full.colour * full.face
+    image[: len(scene.natural)] += 0.1 * full.face[: len(scene.natural)]
+    same = replace(made, frame=replace(made.frame, image=image, classes=bare))
+    after = built.generator_losses(replace(scene, imitated=same))
+    assert after["im_mouth"] < 1e-3  # natural portraits are not asked
+    image[: len(scene.natural)] -= 0.1 * full.face[: len(scene.natural)]
+    exact = built.generator_losses(replace(scene, imitated=replace(same, frame=replace(same.frame, image=image))))
+    assert exact["im_landmarks"] < 1e-6 < after["im_landmarks"]
 
 
 def test_a_new_discriminator_is_listened_to_little_by_little(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from copo.camera import Camera
@@ -91,6 +92,17 @@ def below_mouth(view: HeadView) -> Tensor:
     centre = (torch.arange(size, device=view.labels.device, dtype=torch.float32) + 0.5) / size
     below = centre[None, :] > view.landmarks[:, LOWER_LIP, 1:]
     return below[:, None, :, None].float() * view.face
+
+
+BORDER = 2
+"""Pixels of the raw picture around eyes, brows, nose and mouth that have labels too."""
+
+
+def labelled(view: HeadView) -> Tensor:
+    """(B, 1, h, w) 1 where the head knows which class a portrait's face has: its features, the skin that borders on
+    them (else they would grow over it), eyes whether open or closed, and the chin."""
+    features = F.max_pool2d(is_class(view.labels, FEATURES), 2 * BORDER + 1, stride=1, padding=BORDER) * view.face
+    return torch.stack([features, around_eyes(view), below_mouth(view)]).amax(0)
 
 
 IN_FRONT = 0.005

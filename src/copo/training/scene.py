@@ -20,7 +20,7 @@ from copo.networks.discriminator import DiscriminatorOutput, dual_picture
 from copo.training import losses
 from copo.training.conditioning import pose_of
 from copo.training.drawing import Painter
-from copo.training.guide import UNLIT, HeadGuide, HeadView
+from copo.training.guide import UNLIT, HeadGuide, HeadView, covered
 from copo.training.perception import Perception, Reading
 
 
@@ -110,6 +110,16 @@ class Portraits:
         assert self.teachers.perception.reader is not None
         with self.teachers.looking(self.frame.image):
             return self.teachers.perception.reader.read(self.frame.image.float())
+
+    @cached_property
+    def perfect_reading(self) -> Reading:
+        """What the reader finds where the head is drawn over the bare face of the final pictures; no gradients."""
+        reader, full = self.teachers.perception.reader, self.full_view
+        assert reader is not None
+        with torch.no_grad(), self.teachers.looking(self.frame.image):
+            hidden = covered(self.view, self.frame.classes, self.frame.depth)
+            bare = full.face * (1 - resize(hidden, full.face.shape[-1]))
+            return reader.read(self.frame.image.float() * (1 - bare) + full.colour * bare)
 
     @cached_property
     def features(self) -> list[Tensor]:

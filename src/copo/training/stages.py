@@ -33,17 +33,16 @@ from copo.training.config import (
 )
 from copo.training.guide import (
     COVER,
-    FEATURES,
     HAIR,
     MOUTH,
     OPENING,
     SKIN,
     STILL,
     around_eyes,
-    below_mouth,
     covered,
+    labelled,
 )
-from copo.training.perception import Perception
+from copo.training.perception import Perception, Reading
 from copo.training.scene import Pair, Photographs, Portraits, Scene, resize
 
 Losses = dict[str, Tensor]
@@ -230,7 +229,6 @@ class Imitation:
         guide = made.teachers.guide
         _, _, expression, light = guide.parts(made.coefficients.detach())
         free = _free(made)
-        known = torch.stack([is_class(made.view.labels, FEATURES), around_eyes(made.view), below_mouth(made.view)])
         return weighted(
             [
                 ("im_colour", w.colour, lambda: self._colour(made)),
@@ -242,17 +240,18 @@ class Imitation:
                 ("im_eyes_mouth", w.eyes_mouth, lambda: losses.colour_distance(
                     resize(made.frame.image, made.view.colour.shape[-1]), made.view.colour,
                     torch.maximum(is_class(made.view.labels, MOUTH), around_eyes(made.view)) * free)),
+                ("im_mouth", w.mouth if len(scene.driven) else 0.0, lambda: self._mouth(made, len(scene.natural))),
                 ("im_landmarks", w.landmarks, lambda: losses.landmark_distance(
-                    _found(made.reading.landmarks68, "landmarks"), made.view.landmarks,
+                    _found(made.reading.landmarks68, "landmarks"), _found(self._asked(made).landmarks68, "landmarks"),
                     losses.landmark_weights(made.z.device), made.view.facing)),
-                ("im_dense_landmarks", w.dense_landmarks, lambda: _dense(made)),
+                ("im_dense_landmarks", w.dense_landmarks, lambda: self._dense(made)),
                 ("im_light", w.light, lambda: (
                     _found(made.reading.illumination, "light") - light).abs().mean()),
                 ("im_expression", w.expression, lambda: self._expression(made, expression)),
                 ("im_pose", w.pose, lambda: (_found(made.reading.pose, "pose") - made.pose).abs().mean()),
                 ("im_depth", w.depth, lambda: losses.depth_distance(made.frame.depth, made.view.depth, free)),
                 ("im_labels", w.labels, lambda: losses.class_cross_entropy(
-                    made.frame.classes, made.view.labels, known.amax(0) * free)),
+                    made.frame.classes, made.view.labels, labelled(made.view) * free)),
                 ("im_walls", w.walls, lambda: losses.wall_share(made.frame.classes, made.frame.alpha)),
                 ("im_clearance", w.clearance, lambda: losses.obstruction(
                     scene.clearance(made, *losses.CLEARANCE), free)),
@@ -269,6 +268,27 @@ class Imitation:
         mask = resize(made.view.face, side)
         whole = (mask > 0.99).float()  # pixels that show the face and nothing else
         return losses.colour_distance(resize(made.frame.image, side), resize(made.view.colour, side), whole)
+
+    @staticmethod
+    def _mouth(made: Portraits, natural: int) -> Tensor:
+        """Of those after the natural ones."""
+        image, full, side = made.frame.image[natural:], made.full_view, made.frame.image.shape[-1] // 2
+        inside = resize(is_class(full.labels[natural:], MOUTH), side)
+        hidden = covered(made.view, made.frame.classes, made.frame.depth)[natural:]
+        bare = (inside > 0.99).float() * (1 - resize(hidden, side))
+        return losses.colour_distance(resize(image, side), resize(full.colour[natural:], side), bare)
+
+    def _asked(self, made: Portraits) -> Reading:
+        """Landmarks of the head, or of what the reader takes it for."""
+        view = made.view
+        return made.perfect_reading if self.weights.landmarks_as_read else Reading(view.landmarks, view.landmarks478)
+
+    def _dense(self, made: Portraits) -> Tensor:
+        """Distance of the 478 landmarks; 0 where head or reader lack them."""
+        found, asked, facing = made.reading.landmarks478, self._asked(made).landmarks478, made.view.facing478
+        if found is None or asked is None or facing is None:
+            return made.frame.image.new_zeros(())
+        return losses.dense_distance(found, asked, facing)
 
     def _expression(self, made: Portraits, asked: Tensor) -> Tensor:
         difference = (_found(made.reading.expression, "expression") - asked).abs()
@@ -536,14 +556,6 @@ def _codes(scene: Scene) -> Tensor:
 def _given(value: Tensor | None) -> Tensor:
     assert value is not None
     return value
-
-
-def _dense(made: Portraits) -> Tensor:
-    """Distance of the 478 landmarks; 0 where head or reader lack them."""
-    found, asked, facing = made.reading.landmarks478, made.view.landmarks478, made.view.facing478
-    if found is None or asked is None or facing is None:
-        return made.frame.image.new_zeros(())
-    return losses.dense_distance(found, asked, facing)
 
 
 def _found(value: Tensor | None, what: str) -> Tensor:
