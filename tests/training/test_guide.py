@@ -9,7 +9,16 @@ from tests.training.samples import ball_head
 from copo.camera import Camera
 from copo.head.protocol import PARSER_CLASSES
 from copo.head.shading import sh_shading
-from copo.training.guide import BRIGHTENING, HeadGuide, HeadView, around_eyes, below_mouth, covered, labelled
+from copo.training.guide import (
+    BRIGHTENING,
+    HeadGuide,
+    HeadView,
+    around_eyes,
+    around_lips,
+    below_mouth,
+    covered,
+    labelled,
+)
 
 
 def test_around_eyes_is_a_disc_around_each_point_of_the_face() -> None:
@@ -69,6 +78,17 @@ def test_labels_are_known_on_features_and_on_the_skin_that_borders_on_them() -> 
     known = labelled(view)[0, 0]
     assert known.sum(1).tolist() == [0, 0, 5, 5, 5, 5, 0, 0, 0]
     assert known.sum(0).tolist() == [0, 0, 4, 4, 4, 4, 4, 0, 0]
+
+
+def test_around_the_lips_is_a_pixel_of_64() -> None:
+    """A lip of one pixel; the face ends beside it."""
+    face = torch.ones(1, 1, 64, 64)
+    face[..., 31:] = 0
+    view = head_view(64, 0.5, face, 1.0)
+    view.labels[:] = PARSER_CLASSES.index("skin")
+    view.labels[0, 40, 30] = PARSER_CLASSES.index("lip_upper")
+    near = around_lips(view)[0, 0]
+    assert near.nonzero().tolist() == [[y, x] for y in (39, 40, 41) for x in (29, 30)]
 
 
 def test_cloth_covers_a_face_only_from_before_it() -> None:

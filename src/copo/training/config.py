@@ -91,8 +91,9 @@ class ImitationWeights:
     """Mean distance between render and picture around the eyes and inside the open mouth (ours): photographs hold few
     open mouths and closed lids, and no other loss says of which colour teeth, tongue and lids are."""
     mouth: float = 0.0
-    """The same inside the open mouths of driven portraits, at half the final size (ours): the discriminator, which
-    hardly judges them, drew stripes there that are finer than the raw picture's pixels."""
+    """The same on the lips of driven portraits, around and between them, at half the final size (ours): the
+    discriminator, which hardly judges them, drew stripes there that are finer than the raw picture's pixels, and lips
+    that could not be told from their shadows."""
     landmarks: float = 10.0
     """Weighted squared distance of the landmarks that the reader finds (paper)."""
     dense_landmarks: float = 0.0
@@ -453,7 +454,7 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
         scale: Factor on all lengths.
     """
     follow = ImitationWeights(
-        colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, mouth=1.0, landmarks=0.05,
+        colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, mouth=2.0, landmarks=0.05,
         dense_landmarks=2.0, landmarks_as_read=True, light=1.0, expression=6.0, focus=("eyeBlinkLeft", "eyeBlinkRight"),
         focus_factor=6.0, pose=1.0, depth=50.0, labels=2.0, walls=6.0, clearance=100.0, hidden=100.0, spread=8.0,
         spread_margin=0.95,

@@ -24,6 +24,7 @@ FACE = (*class_numbers("skin"), *FEATURES)
 """What a head model knows of a portrait's colours and shape."""
 SKIN = class_numbers("skin", "nose")
 MOUTH = class_numbers("mouth_interior")
+LIPS = class_numbers("mouth_interior", "lip_upper", "lip_lower")
 OPENING = class_numbers("eye_left", "eye_right", "mouth_interior", "lip_upper", "lip_lower")
 """What opens and closes: another surface comes to light there, which no flow carries."""
 COVER = class_numbers("hair", "hat", "glasses", "cloth")
@@ -103,6 +104,16 @@ def labelled(view: HeadView) -> Tensor:
     them (else they would grow over it), eyes whether open or closed, and the chin."""
     features = F.max_pool2d(is_class(view.labels, FEATURES), 2 * BORDER + 1, stride=1, padding=BORDER) * view.face
     return torch.stack([features, around_eyes(view), below_mouth(view)]).amax(0)
+
+
+LIP_MARGIN = 1 / 64
+"""How far around the lips their surroundings reach, as a share of the picture's side."""
+
+
+def around_lips(view: HeadView) -> Tensor:
+    """(B, 1, h, w) 1 on the mouth, its lips and the face that borders on them."""
+    pixels = max(round(LIP_MARGIN * view.labels.shape[-1]), 1)
+    return F.max_pool2d(is_class(view.labels, LIPS), 2 * pixels + 1, stride=1, padding=pixels) * view.face
 
 
 IN_FRONT = 0.005

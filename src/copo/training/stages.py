@@ -39,6 +39,7 @@ from copo.training.guide import (
     SKIN,
     STILL,
     around_eyes,
+    around_lips,
     covered,
     labelled,
 )
@@ -273,7 +274,7 @@ class Imitation:
     def _mouth(made: Portraits, natural: int) -> Tensor:
         """Of those after the natural ones."""
         image, full, side = made.frame.image[natural:], made.full_view, made.frame.image.shape[-1] // 2
-        inside = resize(is_class(full.labels[natural:], MOUTH), side)
+        inside = resize(around_lips(full)[natural:], side)
         hidden = covered(made.view, made.frame.classes, made.frame.depth)[natural:]
         bare = (inside > 0.99).float() * (1 - resize(hidden, side))
         return losses.colour_distance(resize(image, side), resize(full.colour[natural:], side), bare)
