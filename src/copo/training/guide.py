@@ -25,7 +25,7 @@ FACE = (*class_numbers("skin"), *FEATURES)
 SKIN = class_numbers("skin", "nose")
 MOUTH = class_numbers("mouth_interior")
 LIPS = class_numbers("mouth_interior", "lip_upper", "lip_lower")
-OPENING = class_numbers("eye_left", "eye_right", "mouth_interior", "lip_upper", "lip_lower")
+OPENING = (*class_numbers("eye_left", "eye_right"), *LIPS)
 """What opens and closes: another surface comes to light there, which no flow carries."""
 COVER = class_numbers("hair", "hat", "glasses", "cloth")
 """What may lie before a face."""

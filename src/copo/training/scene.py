@@ -105,6 +105,15 @@ class Portraits:
         return self.teachers.guide.view(self.coefficients.detach(), self.camera, self.frame.image.shape[-1])
 
     @cached_property
+    def hidden(self) -> Tensor:
+        """(B, 1, h, w) share of the head's face that something covers, at the size of the raw picture."""
+        return covered(self.view, self.frame.classes, self.frame.depth)
+
+    def with_face(self, mask: Tensor) -> Tensor:
+        """(B, 3, H, W) the final pictures with the head drawn over them where a mask (B, 1, H, W) says so."""
+        return self.frame.image.float() * (1 - mask) + self.full_view.colour * mask
+
+    @cached_property
     def reading(self) -> Reading:
         """What the reader finds in the final pictures."""
         assert self.teachers.perception.reader is not None
@@ -117,9 +126,7 @@ class Portraits:
         reader, full = self.teachers.perception.reader, self.full_view
         assert reader is not None
         with torch.no_grad(), self.teachers.looking(self.frame.image):
-            hidden = covered(self.view, self.frame.classes, self.frame.depth)
-            bare = full.face * (1 - resize(hidden, full.face.shape[-1]))
-            return reader.read(self.frame.image.float() * (1 - bare) + full.colour * bare)
+            return reader.read(self.with_face(full.face * (1 - resize(self.hidden, full.face.shape[-1]))))
 
     @cached_property
     def features(self) -> list[Tensor]:

@@ -40,7 +40,6 @@ from copo.training.guide import (
     STILL,
     around_eyes,
     around_lips,
-    covered,
     labelled,
 )
 from copo.training.perception import Perception, Reading
@@ -275,8 +274,7 @@ class Imitation:
         """Of those after the natural ones."""
         image, full, side = made.frame.image[natural:], made.full_view, made.frame.image.shape[-1] // 2
         inside = resize(around_lips(full)[natural:], side)
-        hidden = covered(made.view, made.frame.classes, made.frame.depth)[natural:]
-        bare = (inside > 0.99).float() * (1 - resize(hidden, side))
+        bare = (inside > 0.99).float() * (1 - resize(made.hidden[natural:], side))
         return losses.colour_distance(resize(image, side), resize(full.colour[natural:], side), bare)
 
     def _asked(self, made: Portraits) -> Reading:
@@ -301,9 +299,7 @@ class Imitation:
 
     @staticmethod
     def _identity(made: Portraits) -> Tensor:
-        image, full = made.frame.image.float(), made.full_view
-        replaced = full.colour * full.face + image * (1 - full.face)
-        return losses.descriptor_distance(made.descriptor, made.describe(replaced))
+        return losses.descriptor_distance(made.descriptor, made.describe(made.with_face(made.full_view.face)))
 
 
 @dataclass(frozen=True)
@@ -576,7 +572,7 @@ def _perceptual(made: Portraits, pictures: Tensor, mask: Tensor | None = None) -
 
 def _free(made: Portraits) -> Tensor:
     """(B, 1, h, w) where the head's face is to be seen."""
-    return made.view.face * (1 - covered(made.view, made.frame.classes, made.frame.depth))
+    return made.view.face * (1 - made.hidden)
 
 
 def _still(a: Portraits, b: Portraits) -> Tensor:
