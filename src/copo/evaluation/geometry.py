@@ -12,6 +12,7 @@ from torch import Tensor
 
 from copo.camera import Camera
 from copo.factors import Factors
+from copo.head import classes
 from copo.head.classes import is_class
 from copo.head.protocol import HeadModel
 from copo.head.renderer import RasterConfig, render_head
@@ -125,8 +126,7 @@ def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     """(N, s, s) with a border of some pixels."""
     if pixels < 1:
         return mask
-    wide = F.max_pool2d(torch.from_numpy(mask).float()[:, None], 2 * pixels + 1, stride=1, padding=pixels)
-    return wide[:, 0].numpy() > 0.5
+    return classes.grown(torch.from_numpy(mask).float()[:, None], pixels)[:, 0].numpy() > 0.5
 
 
 def reduced(pictures: NDArray[np.uint8], size: int) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from copo.head.protocol import PARSER_CLASSES
@@ -24,3 +25,8 @@ def is_class(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
 def share_of(probabilities: Tensor, classes: tuple[int, ...]) -> Tensor:
     """(B, K, h, w) class probabilities -> (B, 1, h, w) of the classes together."""
     return torch.stack([probabilities[:, number] for number in classes]).sum(0)[:, None]
+
+
+def grown(mask: Tensor, pixels: int) -> Tensor:
+    """(B, C, h, w) masks with a border of some pixels, as squares."""
+    return F.max_pool2d(mask, 2 * pixels + 1, stride=1, padding=pixels)

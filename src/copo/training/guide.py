@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from copo.camera import Camera
 from copo.factors import FACTOR_NAMES
-from copo.head.classes import class_numbers, is_class, share_of
+from copo.head.classes import class_numbers, grown, is_class, share_of
 from copo.head.protocol import HeadModel
 from copo.head.renderer import FlowRender, RasterConfig, optical_flow, render_mesh
 from copo.head.shading import sh_shading, vertex_normals
@@ -102,7 +101,7 @@ BORDER = 2
 def labelled(view: HeadView) -> Tensor:
     """(B, 1, h, w) 1 where the head knows which class a portrait's face has: its features, the skin that borders on
     them (else they would grow over it), eyes whether open or closed, and the chin."""
-    features = F.max_pool2d(is_class(view.labels, FEATURES), 2 * BORDER + 1, stride=1, padding=BORDER) * view.face
+    features = grown(is_class(view.labels, FEATURES), BORDER) * view.face
     return torch.stack([features, around_eyes(view), below_mouth(view)]).amax(0)
 
 
@@ -113,7 +112,7 @@ LIP_MARGIN = 1 / 64
 def around_lips(view: HeadView) -> Tensor:
     """(B, 1, h, w) 1 on the mouth, its lips and the face that borders on them."""
     pixels = max(round(LIP_MARGIN * view.labels.shape[-1]), 1)
-    return F.max_pool2d(is_class(view.labels, LIPS), 2 * pixels + 1, stride=1, padding=pixels) * view.face
+    return grown(is_class(view.labels, LIPS), pixels) * view.face
 
 
 IN_FRONT = 0.005

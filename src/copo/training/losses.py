@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from copo.head.classes import grown
+
 LANDMARK_SIDE = 224.0
 """Landmark distances are in pixels of a picture of this side (paper)."""
 
@@ -205,7 +207,7 @@ def veil(alpha: Tensor, person: Tensor) -> Tensor:
         alpha: (B, h, w) opacity of the volume.
         person: (B, h, w) 1 where the picture shows the person.
     """
-    near = F.max_pool2d(person.float()[:, None], 2 * FAR + 1, stride=1, padding=FAR)[:, 0]
+    near = grown(person.float()[:, None], FAR)[:, 0]
     return (alpha.float() * (1 - near)).sum() / (1 - near).sum().clamp_min(1)
 
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from copo.constants import constant
 from copo.errors import CopoError
 from copo.field.portrait_field import FRONTAL_POSE
-from copo.head.classes import is_class, share_of
+from copo.head.classes import grown, is_class, share_of
 from copo.networks.discriminator import DiscriminatorOutput
 from copo.training import losses
 from copo.training.conditioning import pose_of
@@ -388,7 +387,7 @@ class Disentanglement:
             seen = moved.visible * a.full_view.face
             if w.flow_margin >= 0:
                 opens = is_class(a.full_view.labels, OPENING)
-                seen = seen * (1 - F.max_pool2d(opens, 2 * w.flow_margin + 1, 1, w.flow_margin))
+                seen = seen * (1 - grown(opens, w.flow_margin))
             return losses.flow_distance(a.frame.image, b.frame.image, moved.flow, seen)
 
         def mouth() -> Tensor:
