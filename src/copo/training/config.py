@@ -454,9 +454,9 @@ def portrait_stages(scale: float = 1.0) -> tuple[StageConfig, ...]:
         scale: Factor on all lengths.
     """
     follow = ImitationWeights(
-        colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, mouth=2.0, landmarks=0.05,
+        colour=1.0, colour_side=32, identity=0.0, skin=1.0, eyes_mouth=2.0, mouth=7.0, landmarks=0.05,
         dense_landmarks=2.0, landmarks_as_read=True, light=1.0, expression=6.0, focus=("eyeBlinkLeft", "eyeBlinkRight"),
-        focus_factor=6.0, pose=1.0, depth=50.0, labels=2.0, walls=6.0, clearance=100.0, hidden=100.0, spread=8.0,
+        focus_factor=6.0, pose=1.0, depth=50.0, labels=2.0, walls=6.0, clearance=100.0, hidden=400.0, spread=8.0,
         spread_margin=0.95,
     )  # fmt: skip
     sharp = replace(follow, colour=0.5)
