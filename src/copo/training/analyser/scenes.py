@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from copo.camera import euler_zyx_angles
+from copo.head import classes
 from copo.head.open_head import OpenHead
 from copo.head.renderer import MeshRender, RasterConfig, render_mesh
 from copo.head.shading import sh_shading, vertex_normals
@@ -222,7 +223,7 @@ class Scenes:
         background = layers.backdrops(count, size, chance)
         if lender is not None:
             behind = (lender.labels == layers.BACKGROUND).float()[:, None]
-            behind = 1 - F.max_pool2d(1 - behind, 5, 1, 2)
+            behind = 1 - classes.grown(1 - behind, 2)
             filled = layers.fill_outside(lender.pictures, behind)
             known = (behind.mean((1, 2, 3), keepdim=True) > 0.1) & chance.flag(0.6, count, 1, 1, 1)
             background = torch.where(known, filled.roll(count // 2, 0).flip(3), background)
